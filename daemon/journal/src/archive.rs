@@ -158,7 +158,7 @@ pub fn check_tiles(archive: &Path, open: &Open<'_>) -> Result<Archived, ArchiveE
 
 /// The last border of segments of which there is a signed checkpoint.
 fn last_border(log: &Path, open: &Open<'_>) -> Result<Option<(PathBuf, SignedTree)>, ArchiveError> {
-    let catalog = Catalog::load(log);
+    let catalog = Catalog::behind(log, removal::read(log).map_err(ArchiveError::Log)?);
     if let Some(why) = catalog.problems.first() {
         return Err(ArchiveError::Log(why.clone()));
     }

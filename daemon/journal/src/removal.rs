@@ -16,7 +16,7 @@ use crate::clock::Stamp;
 use crate::entry::{Draft, Entry, kind};
 use crate::frame::Scanner;
 use crate::reader::LogReader;
-use crate::segments::{REMOVED_FILE, Removed, Summary, catalog, numbered, sealed, segment_path};
+use crate::segments::{REMOVED_FILE, Removed, Summary, digest, numbered, sealed, segment_path};
 use crate::storage::file::{move_aside, sync_dir};
 use crate::storage::{FileStorage, LOG_FILE, bounded};
 use crate::view::View;
@@ -172,7 +172,7 @@ fn is_proved(dir: &Path, removed: &Removed) -> bool {
     };
     for first in candidates(dir, removed) {
         let chain_before = chain.or((first == removed.entries).then(|| removed.end()));
-        match catalog::digest_seen(dir, first, chain_before, [0; 32], &mut look) {
+        match digest::digest_seen(dir, first, chain_before, [0; 32], &mut look) {
             Ok((summary, _)) => chain = Some(summary.end()),
             Err(_) => return false,
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::entry::Entry;
 use crate::reader::{Filter, LogReader, ReadError};
-use crate::segments::{Catalog, Known, catalog, segment_path};
+use crate::segments::{Catalog, Known, Wanted, catalog, segment_path};
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE};
 
@@ -34,6 +34,7 @@ pub struct Query {
 pub struct Search {
     dir: PathBuf,
     filter: Filter,
+    wanted: Wanted,
     /// Index of the entry that is looked at next.
     next: u64,
     catalog: Catalog,
@@ -62,6 +63,7 @@ impl Search {
         let mut search = Search {
             catalog: if alone { Catalog::default() } else { Catalog::load(&dir) },
             dir,
+            wanted: Wanted::by(&query.filter),
             filter: query.filter,
             next: query.from,
             current: None,
@@ -94,6 +96,7 @@ impl Search {
     /// The index from which the last `wanted` entries that pass begin.
     fn begin_of_tail(&mut self, wanted: usize, of: Option<BTreeSet<String>>) -> Result<u64, SearchError> {
         let filter = Filter { runs: of.or_else(|| self.filter.runs.clone()), ..self.filter.clone() };
+        let names = Wanted::by(&filter);
         let mut last: VecDeque<u64> = VecDeque::new();
         let mut unreadable;
         if let Some(Current::Scan { reader, .. }) = &mut self.current
@@ -112,7 +115,7 @@ impl Search {
                     break;
                 }
                 let Known { first, summary } = &self.catalog.segments[at];
-                if summary.as_ref().is_some_and(|s| !s.may_have(&filter)) {
+                if summary.as_ref().is_some_and(|s| !s.may_have_in(&self.dir, &filter, &names)) {
                     continue;
                 }
                 let missing = wanted - last.len();
@@ -179,7 +182,7 @@ impl Search {
     /// Opens the file that has, or will have, entry `next`.
     fn open_next(&mut self) -> Result<(), SearchError> {
         loop {
-            let Some(known) = self.following() else {
+            let Some(Known { first, summary }) = self.following() else {
                 let wanted = self.next;
                 self.open_active()?;
                 let begins = self.current.as_ref().and_then(|c| match c {
@@ -197,36 +200,35 @@ impl Search {
                 return Ok(());
             };
             // What retention removed, or somebody else, is passed over.
-            self.next = self.next.max(known.first);
-            let path = segment_path(&self.dir, known.first);
+            let (first, next) = (*first, self.next.max(*first));
+            let path = segment_path(&self.dir, first);
             // Without a summary its end is known only when it is reached.
-            let Some(summary) = &known.summary else { return self.scan_file(&path, true) };
-            if self.next >= summary.end().next_index || !summary.may_have(&self.filter) {
-                self.next = self.next.max(summary.end().next_index);
-                self.done = Some(known.first);
+            let Some(summary) = summary else {
+                self.next = next;
+                return self.scan_file(&path, true);
+            };
+            if next >= summary.end().next_index || !summary.may_have_in(&self.dir, &self.filter, &self.wanted) {
+                (self.next, self.done) = (next.max(summary.end().next_index), Some(first));
                 continue;
             }
             let index = (!self.filter.is_all()).then(|| catalog::read_index(&self.dir, summary)).flatten();
+            let end = summary.end().next_index;
+            self.next = next;
             let Some(index) = index else { return self.scan_file(&path, true) };
-            let places = index.places(&self.filter).filter(|(index, _)| *index >= self.next).collect();
+            let places = index.places(&self.filter).filter(|(index, _)| *index >= next).collect();
             let reader = LogReader::open(&path).map_err(SearchError::Open)?;
-            let (end, first) = (summary.end().next_index, known.first);
             self.current = Some(Current::Picked { reader, places, end, first });
             return Ok(());
         }
     }
 
     /// The sealed segment that has entry `next`, or the one behind what was read; `None`: `audit.log` has it.
-    fn following(&self) -> Option<Known> {
-        let unread = self.catalog.segments.iter().filter(|known| self.done.is_none_or(|done| known.first > done));
-        let mut found = None;
-        for known in unread {
-            if known.first > self.next && found.is_some() {
-                break;
-            }
-            found = Some(known);
-        }
-        found.cloned()
+    fn following(&self) -> Option<&Known> {
+        let segments = &self.catalog.segments;
+        let read = self.done.map_or(0, |done| segments.partition_point(|known| known.first <= done));
+        let unread = segments.get(read..)?;
+        let behind = unread.partition_point(|known| known.first <= self.next);
+        unread.get(behind.saturating_sub(1))
     }
 
     fn read(&mut self) -> Result<Option<Entry>, SearchError> {

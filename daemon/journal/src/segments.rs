@@ -4,23 +4,29 @@
 //!  audit/00000000000000000000.segment   entries 0..  (bytes as they were written; the header says what the file continues)
 //!        00000000000000000000.summary   JSON: entries, times, head, runs, incidents; names the summary before by its hash
 //!        00000000000000000000.index     offset, time, kind, run, incident of each entry; the summary has its hash
+//!        segments.catalog               what all summaries have, in one file; the first entry of audit.log states its link
 //!        removed.json                   the segments that retention removed, if any
 //!        audit.log                      the last segment; its first entry names the summary before it by its hash
 //! ```
 //!
 //! Invariants:
-//! - A segment's bytes never change; summaries and indices are derived from them and are made again where they are missing
-//!   or do not fit.
+//! - A segment's bytes never change; summaries, indices and the catalog are derived from them and are made again where they
+//!   are missing or do not fit.
 //! - Readers need no lock: a name that ends in `.segment` appears by a rename of the whole, synced file.
 
 pub mod brief;
 pub mod catalog;
+pub(crate) mod catalog_file;
+pub mod digest;
 pub mod index;
+pub mod names;
 pub mod summary;
 
 pub use brief::Brief;
 pub use catalog::{Catalog, Known};
+pub use catalog_file::CATALOG_FILE;
 pub use index::{Builder, Index, Row};
+pub use names::{Names, Wanted};
 pub use summary::{Removed, Summary};
 
 use std::path::{Path, PathBuf};
@@ -67,3 +73,6 @@ pub(crate) fn numbered(dir: &Path, extension: &str) -> Vec<u64> {
     found.sort_unstable();
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,12 @@
 //! Heartbeats, and entries about sealed segments, state of how many entries the last checkpoint is: who deletes the latest
 //! checkpoint, or puts an earlier one in its place, is found out by them. Findings state what a start of the daemon found amiss.
 
-use crate::entry::{Entry, kind};
+use crate::entry::{Entry, Hash, kind};
 
 /// The field of such an entry.
 pub(crate) const SIGNED: &str = "signed";
+/// The field of an entry about a sealed segment with the link of the catalog.
+pub(crate) const CATALOG: &str = "catalog";
 
 /// What `entry` states. `Some(0)`: what was signed before was put aside, and counts no longer.
 pub(crate) fn signed(entry: &Entry) -> Option<u64> {
@@ -26,4 +28,10 @@ pub(crate) fn may_be_in(kind: &str) -> bool {
 
 fn is_finding(entry: &Entry) -> bool {
     entry.kind == kind::GAP && entry.body["cause"] == "integrity"
+}
+
+/// The link of the catalog of all segments before the file, if `entry` states it.
+pub(crate) fn catalog(entry: &Entry) -> Option<Hash> {
+    let link = entry.body[CATALOG].as_str().filter(|_| entry.kind == kind::SEGMENT)?;
+    hex::decode(link).ok()?.try_into().ok()
 }

@@ -140,6 +140,11 @@ pub trait Storage: ReadAt {
         &[]
     }
 
+    /// The catalog of the sealed segments.
+    fn catalog(&self) -> CatalogState {
+        CatalogState { is_stated: true, ..CatalogState::default() }
+    }
+
     /// Leaf hash of an entry before the file's first.
     fn hash_at(&self, index: u64) -> Option<Hash> {
         let _unused = index;
@@ -211,6 +216,17 @@ pub trait Storage: ReadAt {
         let _unused = wall_ns;
         Ok(())
     }
+}
+
+/// The catalog of the sealed segments, as an entry of the file is to state it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CatalogState {
+    /// Its link behind the last sealed segment; `None`: there is no catalog.
+    pub link: Option<Hash>,
+    /// An entry of the file stated it when the medium was opened.
+    pub is_stated: bool,
+    /// Why it was not continued when the last segment was sealed, but made again, in words.
+    pub made_again: Option<String>,
 }
 
 /// An entry of a sealed segment, as the tree needs it.

@@ -13,7 +13,7 @@ use crate::entry::{Entry, Hash};
 use crate::frame::{Bad, MAGIC, Scanner};
 use crate::head::Head;
 use crate::removal;
-use crate::segments::{Removed, catalog, index_path, sealed, summary_path};
+use crate::segments::{Removed, digest, index_path, sealed, summary_path};
 use crate::statement;
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE, ReadAt, bounded};
@@ -206,7 +206,7 @@ fn verify_behind(
         }
     };
     for first in sealed(dir).into_iter().filter(|first| *first >= begin.next_index) {
-        match catalog::digest_seen(dir, first, Some(chain), previous, &mut look) {
+        match digest::digest_seen(dir, first, Some(chain), previous, &mut look) {
             Ok((summary, index)) => {
                 let same = |path: PathBuf, bytes: &[u8]| {
                     bounded::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes)

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Stamp};
@@ -23,7 +23,7 @@ use crate::plausible::{self, Plausible};
 use crate::removal;
 use crate::segments::{Builder, Summary};
 use crate::statement;
-use crate::storage::{ReadAt, Storage};
+use crate::storage::{CatalogState, ReadAt, Storage};
 use crate::tree::{self, Growing, Tree, signed};
 use crate::walk::{Chain, Ending, Problem, Walker};
 use failsafe_tlog::{Checkpoint, Signer};
@@ -145,6 +145,8 @@ impl<S: Storage> AuditLog<S> {
         findings.extend(storage.unlike_stated(stated));
         findings.extend(storage.head_lost(stated).filter(|_| entries > 0));
         let aside_due = growing.is_held().then(|| clock.now().wall_ns);
+        let catalog = Some(storage.catalog()).filter(|catalog| catalog.link.is_some() && !catalog.is_stated);
+        let is_empty = entries == start.next_index;
         let mut log = Self {
             growing,
             signed: last.as_ref().map_or(0, tree::SignedTree::entries),
@@ -154,7 +156,8 @@ impl<S: Storage> AuditLog<S> {
             aside_problem: None,
             opened: Some(findings.is_empty()),
             plausible,
-            seal_at: storage.seal_at(),
+            // The first entry of the next file states the catalog.
+            seal_at: if catalog.is_some() && !is_empty { Some(0) } else { storage.seal_at() },
             unsealed: None,
             storage,
             chain,
@@ -170,6 +173,10 @@ impl<S: Storage> AuditLog<S> {
         }
         if let Some(dropped) = &dropped {
             log.append(&recovered(dropped, clock.now())).map_err(OpenError::Draft)?;
+        }
+        if let Some(catalog) = catalog.filter(|_| is_empty) {
+            let entry = segment_entry(None, log.signed, None, &catalog, clock.now());
+            log.append(&entry).map_err(OpenError::Draft)?;
         }
         // Always: bytes that were written but never synced before a crash of the process are valid here, and are about to
         // be built upon.
@@ -250,28 +257,41 @@ impl<S: Storage> AuditLog<S> {
     /// Seals the file if it has reached its size and nothing is pending, and appends the entry that names the sealed segment
     /// to the new one. A disk that fails here delays sealing and nothing else. True: something was sealed.
     pub fn seal_if_due(&mut self, now: Stamp) -> bool {
-        if self.seal_at.is_none_or(|at| self.durable < at) || !self.pending.is_empty() || self.dirty {
+        self.seal_if_due_with(now, Map::new)
+    }
+
+    /// [`seal_if_due`](Self::seal_if_due). The entry also has the fields of `statement`.
+    pub fn seal_if_due_with(&mut self, now: Stamp, statement: impl FnOnce() -> Map<String, Value>) -> bool {
+        let is_due = self.seal_at.is_some_and(|at| self.durable >= at);
+        let has_entries = self.chain.next_index > self.storage.start().next_index;
+        if !is_due || !has_entries || !self.pending.is_empty() || self.dirty {
             return false;
         }
         let sealed = self.storage.seal(&self.builder, self.chain, self.durable);
-        if self.storage.start() == self.chain {
+        let is_another = self.storage.start() == self.chain;
+        if is_another {
             // Whether or not all of it succeeded, the file is another one now, with only a header.
             self.builder = Builder::new(self.chain.next_index);
             self.durable = self.storage.len().unwrap_or(frame::SEGMENT_HEADER_BYTES as u64);
             self.seal_at = self.storage.seal_at();
             self.growing.sealed(&mut self.storage);
         }
-        match sealed {
-            Ok(summary) => {
-                let late = self.unsealed.take();
-                self.append(&segment_entry(&summary, self.signed, late.as_deref(), now)).is_ok()
-            }
+        let late = match &sealed {
+            Ok(_) => self.unsealed.take(),
             Err(error) => {
                 self.unsealed = Some(error.to_string());
                 self.seal_at = self.seal_at.map(|_| self.durable + SEAL_RETRY_BYTES);
-                false
+                None
             }
+        };
+        // The draft is ours, and always fits.
+        let mut entry = segment_entry(sealed.as_ref().ok(), self.signed, late.as_deref(), &self.storage.catalog(), now);
+        if let (true, Some(body)) = (is_another, entry.body.as_object_mut()) {
+            let mut stated = statement();
+            stated.append(body);
+            *body = stated;
         }
+        is_another && self.append(&entry).is_ok()
     }
 
     /// What is known of the wall clock at `now`.
@@ -615,17 +635,30 @@ fn mismatch(finding: &str, anew: bool, now: Stamp) -> Draft {
     Draft::new(Cow::Borrowed(kind::GAP), now, body)
 }
 
-fn segment_entry(summary: &Summary, signed: u64, late: Option<&str>, now: Stamp) -> Draft {
-    let mut body = json!({
-        "sealed": {
+/// The first entry of a file: about the segment that was sealed, and the catalog.
+fn segment_entry(
+    sealed: Option<&Summary>,
+    signed: u64,
+    late: Option<&str>,
+    catalog: &CatalogState,
+    now: Stamp,
+) -> Draft {
+    let mut body = json!({ (statement::SIGNED): signed });
+    if let Some(summary) = sealed {
+        body["sealed"] = json!({
             "first": summary.first,
             "entries": summary.entries,
             "bytes": summary.bytes,
             "head": hex::encode(summary.head),
             "summary_sha256": hex::encode(summary.hash()),
-        },
-        (statement::SIGNED): signed,
-    });
+        });
+    }
+    if let Some(link) = &catalog.link {
+        body[statement::CATALOG] = json!(hex::encode(link));
+    }
+    if let Some(why) = &catalog.made_again {
+        body["catalog_made_again"] = json!(why);
+    }
     if let Some(why) = late {
         body["late"] = json!(why);
     }

@@ -123,7 +123,7 @@ fn a_log_that_was_rolled_back_to_a_border_is_reported_if_its_heads_are_gone_or_d
         fs::copy(checkpoint_path(&audit, border), state.path("log.checkpoint")).unwrap();
         remove(&audit.join(LOG_FILE));
         for path in fs::read_dir(&audit).unwrap().map(|entry| entry.unwrap().path()) {
-            let at: u64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+            let Ok(at) = path.file_stem().unwrap().to_str().unwrap().parse::<u64>() else { continue };
             let ends_there = path.extension().is_some_and(|extension| extension == "checkpoint" || extension == "tree");
             if at > border || (at == border && !ends_there) {
                 remove(&path);

@@ -3,7 +3,7 @@
 
 mod support;
 
-use failsafe_journal::segments::{index_path, sealed, segment_path, summary_path};
+use failsafe_journal::segments::{CATALOG_FILE, index_path, sealed, segment_path, summary_path};
 use failsafe_journal::storage::folder::RESERVE_FILE;
 use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder, Retention};
 use failsafe_journal::{AuditLog, Draft};
@@ -75,6 +75,7 @@ fn no_file_of_another_kind_stops_a_start() {
         "second.json".into(),
         "log.checkpoint".into(),
         "audit/removed.json".into(),
+        inside(dir.join(CATALOG_FILE)),
         inside(dir.join(LOG_FILE)),
         inside(border),
         inside(summary_path(&dir, first)),

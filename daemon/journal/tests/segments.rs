@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
 use failsafe_journal::head::HeadFile;
-use failsafe_journal::segments::{self, Catalog, index_path, segment_path, summary_path};
+use failsafe_journal::segments::{self, CATALOG_FILE, Catalog, index_path, segment_path, summary_path};
 use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder};
 use failsafe_journal::verify::verify_folder;
 use failsafe_journal::{AuditLog, Draft, Entry, Filter, Query, Search, Stamp, Verdict, verify};
@@ -122,9 +122,17 @@ fn an_index_that_was_changed_hides_nothing() {
     fs::remove_file(index_path(&dir, b)).unwrap();
     let path = summary_path(&dir, c);
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("run-3", "run-9")).unwrap();
-    assert_eq!(numbers(&found(&dir, query())), wanted);
-    assert_eq!(found(&dir, Query { tail: Some(40), ..query() }).len(), 40);
-    assert!(!Catalog::load(&dir).problems.is_empty());
+    // By the catalog, and by the summaries alone.
+    let catalog = fs::read(dir.join(CATALOG_FILE)).unwrap();
+    for by_summaries in [false, true] {
+        if by_summaries {
+            fs::remove_file(dir.join(CATALOG_FILE)).unwrap();
+        }
+        assert_eq!(numbers(&found(&dir, query())), wanted);
+        assert_eq!(found(&dir, Query { tail: Some(40), ..query() }).len(), 40);
+        assert_eq!(Catalog::load(&dir).problems.is_empty(), !by_summaries);
+    }
+    fs::write(dir.join(CATALOG_FILE), catalog).unwrap();
     assert!(matches!(verify(&dir).unwrap().verdict, Verdict::Segment(_)));
     // The next start makes them again.
     let (_log, recovery) = AuditLog::open(LogFolder::open(&dir, layout(&dir)).unwrap(), &stamp(0)).unwrap();

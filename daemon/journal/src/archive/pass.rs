@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::{Files, Mode};
 use super::{ArchiveError, Archived, Open, SEGMENTS, Source};
 use crate::entry::Hash;
-use crate::segments::{REMOVED_FILE, Removed, catalog, index_path, segment_path, summary_path};
+use crate::segments::{REMOVED_FILE, Removed, digest, index_path, segment_path, summary_path};
 use crate::storage::bounded;
 use crate::tree::signed::{SignedTree, checkpoint_path};
 use crate::tree::{Tree, edge};
@@ -134,7 +134,7 @@ impl<'a> Pass<'a> {
         previous: Hash,
     ) -> Result<(Chain, Hash), ArchiveError> {
         let mut failed = None;
-        let digested = catalog::digest_seen(from, first, Some(chain), previous, |entry| {
+        let digested = digest::digest_seen(from, first, Some(chain), previous, |entry| {
             if failed.is_none() {
                 failed = self.entry(entry).err();
             }

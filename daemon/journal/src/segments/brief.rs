@@ -1,13 +1,14 @@
-//! The summary of a sealed segment, as a start and a query need it: its numbers and hashes are read, and its tables of kinds, runs and
-//! incidents stay text. So a folder with thousands of segments is opened in milliseconds.
+//! The summary of a sealed segment, as a start and a query need it: its numbers and hashes, and of its tables of kinds, runs and
+//! incidents what the catalog has. Where the summary itself is read, its tables stay text.
 
 use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use super::Summary;
+use super::{Names, Summary, Wanted, summary_path};
 use crate::entry::Hash;
 use crate::reader::Filter;
+use crate::storage::bounded;
 use crate::view::Text;
 use crate::walk::Chain;
 
@@ -37,6 +38,8 @@ pub struct Brief {
     pub previous_summary: Hash,
     /// SHA-256 of the summary's file.
     pub hash: Hash,
+    /// Size of the summary's file, in bytes.
+    pub summary_bytes: u64,
     tables: Tables,
 }
 
@@ -47,23 +50,38 @@ enum Tables {
     Text { text: Box<[u8]>, kinds: Range<usize>, runs: Range<usize>, incidents: Range<usize> },
     /// Read, because a name in it is unusual.
     Whole(Box<Summary>),
+    /// What the catalog has of them.
+    Listed(Names),
 }
 
 impl Brief {
     /// Reads the bytes of a summary's file. `None`: they are not what is written for a summary.
     #[must_use]
     pub fn read(text: Vec<u8>) -> Option<Brief> {
-        let hash = Sha256::digest(&text).into();
+        let file = (Sha256::digest(&text).into(), text.len() as u64);
         if let Some((head, [kinds, runs, incidents])) = usual(&text) {
             let tables = Tables::Text { text: text.into_boxed_slice(), kinds, runs, incidents };
-            return Some(Brief::of(&head, hash, tables));
+            return Some(Brief::of(&head, file, tables));
         }
         let summary: Summary = serde_json::from_slice(&text).ok()?;
-        (summary.encode() == text).then(|| Brief::of(&summary, hash, Tables::Whole(Box::new(summary.clone()))))
+        (summary.encode() == text).then(|| Brief::of(&summary, file, Tables::Whole(Box::new(summary.clone()))))
+    }
+
+    /// As the catalog has it: numbers and hashes of `head`, SHA-256 and size of the summary's file, and its names.
+    #[must_use]
+    pub(super) fn listed(head: &Summary, file: (Hash, u64), names: Names) -> Brief {
+        Brief::of(head, file, Tables::Listed(names))
+    }
+
+    /// Of a summary that was just made.
+    #[must_use]
+    pub(crate) fn of_summary(summary: &Summary) -> Brief {
+        let text = summary.encode();
+        Brief::listed(summary, (Sha256::digest(&text).into(), text.len() as u64), Names::of(summary))
     }
 
     /// With the numbers and hashes of a summary, whose own tables do not count.
-    fn of(head: &Summary, hash: Hash, tables: Tables) -> Brief {
+    fn of(head: &Summary, (hash, summary_bytes): (Hash, u64), tables: Tables) -> Brief {
         Brief {
             first: head.first,
             entries: head.entries,
@@ -75,16 +93,50 @@ impl Brief {
             index_sha256: head.index_sha256,
             previous_summary: head.previous_summary,
             hash,
+            summary_bytes,
             tables,
         }
     }
 
-    /// The whole summary.
+    /// The whole summary, of the log in `dir`. `None`: its file is missing or another one.
     #[must_use]
-    pub fn summary(&self) -> Option<Summary> {
+    pub fn summary(&self, dir: &Path) -> Option<Summary> {
         match &self.tables {
             Tables::Text { text, .. } => serde_json::from_slice(text).ok(),
             Tables::Whole(summary) => Some((**summary).clone()),
+            Tables::Listed(_) => self.whole(dir)?.summary(dir),
+        }
+    }
+
+    /// As its file has it, if that is the file that the catalog names.
+    #[must_use]
+    pub fn whole(&self, dir: &Path) -> Option<Brief> {
+        let text = bounded::read(&summary_path(dir, self.first), bounded::LARGEST).ok()?;
+        Brief::read(text).filter(|read| read.hash == self.hash)
+    }
+
+    /// The names of its tables, as the catalog has them.
+    #[must_use]
+    pub(super) fn names(&self) -> Names {
+        let whole = match &self.tables {
+            Tables::Listed(names) => return names.clone(),
+            Tables::Whole(summary) => Some((**summary).clone()),
+            Tables::Text { text, .. } => serde_json::from_slice(text).ok(),
+        };
+        whole.as_ref().map(Names::of).unwrap_or_default()
+    }
+
+    /// Whether the segment can have an entry that passes, by the file of its summary where the catalog does not have its names.
+    #[must_use]
+    pub(crate) fn may_have_in(&self, dir: &Path, filter: &Filter, wanted: &Wanted) -> bool {
+        if !self.may_have_wanted(filter, wanted) {
+            return false;
+        }
+        match &self.tables {
+            Tables::Listed(names) if names.are_too_many() && !filter.is_all() => {
+                self.whole(dir).is_none_or(|whole| whole.may_have_wanted(filter, wanted))
+            }
+            _ => true,
         }
     }
 
@@ -103,6 +155,10 @@ impl Brief {
     /// Whether the segment can have an entry that passes.
     #[must_use]
     pub fn may_have(&self, filter: &Filter) -> bool {
+        self.may_have_wanted(filter, &Wanted::by(filter))
+    }
+
+    fn may_have_wanted(&self, filter: &Filter, wanted: &Wanted) -> bool {
         if filter.since_ns.is_some_and(|since| self.last_wall_ns < since)
             || filter.until_ns.is_some_and(|until| self.first_wall_ns >= until)
         {
@@ -110,10 +166,12 @@ impl Brief {
         }
         let (text, kinds, runs, incidents) = match &self.tables {
             Tables::Whole(summary) => return summary.may_have(filter),
+            Tables::Listed(names) => return names.may_have(wanted),
             Tables::Text { text, kinds, runs, incidents } => (text, kinds, runs, incidents),
         };
         if filter.runs.as_ref().is_some_and(|runs| runs.len() > LOOKED_FOR) {
-            return self.summary().is_none_or(|summary| summary.may_have(filter));
+            let summary: Option<Summary> = serde_json::from_slice(text).ok();
+            return summary.is_none_or(|summary| summary.may_have(filter));
         }
         let names = |wanted: &str, table: &Range<usize>| names(wanted, text.get(table.clone()).unwrap_or_default());
         let one = |wanted: &Option<String>, table| wanted.as_ref().is_none_or(|wanted| names(wanted, table));
@@ -196,7 +254,7 @@ mod tests {
 
     fn said_by_both(summary: &Summary) {
         let brief = Brief::read(summary.encode()).unwrap();
-        assert_eq!(brief.summary().as_ref(), Some(summary));
+        assert_eq!(brief.summary(Path::new("")).as_ref(), Some(summary));
         assert_eq!((brief.start(), brief.end(), brief.hash), (summary.start(), summary.end(), summary.hash()));
         assert_eq!((brief.bytes, brief.previous_summary, brief.index_sha256), (216, [9; 32], summary.index_sha256));
         let run = |run: &str| Filter { run: Some(run.into()), ..Filter::default() };

@@ -13,7 +13,7 @@ use crate::walk::Chain;
 pub const VERSION: u32 = 1;
 
 /// What a sealed segment holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// [`VERSION`].
     pub version: u32,

@@ -75,7 +75,7 @@ pub fn set_aside(dir: &Path, wall_ns: u64) -> Result<PathBuf, FileError> {
     fs::hard_link(&from, &to).map_err(FileError::at("link", &to))?;
     fs::remove_file(&from).map_err(FileError::at("unlink", &from))?;
     let sealed = dir.join(format!("segments.aside-{wall_ns}"));
-    let ours = ["segment", "summary", "index", "tree", "checkpoint"].map(std::ffi::OsStr::new);
+    let ours = ["segment", "summary", "index", "catalog", "tree", "checkpoint"].map(std::ffi::OsStr::new);
     for entry in fs::read_dir(dir).map_err(FileError::at("read directory", dir))?.flatten() {
         let path = PathBuf::from(entry.file_name());
         let is_removed = path == Path::new(crate::segments::REMOVED_FILE);
@@ -141,7 +141,10 @@ impl FileError {
 
 impl ReadAt for FileStorage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
+        let read = self.file.read_at(buf, offset)?;
+        #[cfg(test)]
+        bounded::counted::read(read);
+        Ok(read)
     }
 
     fn len(&self) -> io::Result<u64> {

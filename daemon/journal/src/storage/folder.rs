@@ -1,7 +1,8 @@
 //! The log's folder: the file being written, the sealed segments before it, the head, and space held back for a full disk.
 //!
 //! Sealing, in the order that a crash may stop it at:
-//! 1. index and summary of the segment are written and synced (left without their segment they do not count, and are written again);
+//! 1. index and summary of the segment, and its record in the catalog, are written and synced (left without their segment they do not
+//!    count, and are written again);
 //! 2. the next file is written as `audit.log.next` and synced (left over, it is removed);
 //! 3. `audit.log` becomes `N.segment` by a rename (then there is no `audit.log`: the next start begins it);
 //! 4. `audit.log.next` becomes `audit.log`.
@@ -12,13 +13,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::file::{FileError, move_aside, sync_dir};
-use super::{FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage, bounded};
+use super::{CatalogState, FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage, bounded};
 use crate::entry::Hash;
 use crate::frame::{HEADER_BYTES, header_at};
 use crate::head::{Head, HeadFile};
 use crate::removal::{self, AtStart};
+use crate::segments::catalog::ByFile;
+use crate::segments::catalog_file::CatalogFile;
 use crate::segments::{
-    self, Brief, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, index_path, segment_path,
+    self, Brief, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, digest, index_path, segment_path,
     summary_path,
 };
 use crate::tree::leaves::Leaves;
@@ -107,6 +110,9 @@ pub struct LogFolder {
     signed: Option<SignedTree>,
     aside_due: bool,
     leaves: Option<Leaves>,
+    /// The file of the catalog; `None`: no segment is sealed, or not all of them can be relied on.
+    catalog: Option<CatalogFile>,
+    catalog_state: CatalogState,
 }
 
 impl LogFolder {
@@ -126,7 +132,13 @@ impl LogFolder {
         remove(&dir.join(NEXT_FILE))?;
         let AtStart { removed, stated, refused, finding } = AtStart::read(dir);
         findings.extend(finding);
-        let catalog = repaired(dir, removed, &mut findings);
+        let (catalog, catalog_file) = listed(dir, removed, &mut findings);
+        let catalog_link = catalog_file.as_ref().map(|file| file.link);
+        let catalog_state = CatalogState {
+            link: catalog_link,
+            is_stated: catalog_link == catalog::statement_of(dir).map(|(_, link)| link),
+            made_again: None,
+        };
         let (signed, aside_due) = match &layout.checkpoint {
             // A new log is not the one that was signed.
             Some((latest, _)) if layout.fresh.is_some() => (None, signed::exist(dir, latest)),
@@ -187,6 +199,8 @@ impl LogFolder {
             signed,
             aside_due,
             leaves: None,
+            catalog: catalog_file,
+            catalog_state,
             layout,
         };
         folder.hold_reserve();
@@ -217,6 +231,35 @@ impl LogFolder {
         let Some(file) = &self.reserve else { return false };
         let held = file.metadata().map_or(0, |found| found.len());
         held > 0 && file.set_len(held.saturating_sub(RESERVE_STEP)).is_ok()
+    }
+
+    /// The catalog's file with one more segment, and why it was made again, if it was. `None`: not all segments can be relied on, or it
+    /// cannot be written. A log without a catalog is only slower to read.
+    fn listed_with(&self, summary: &Summary) -> (Option<CatalogFile>, Option<String>) {
+        let error = match self.catalog.as_ref().map(|file| file.with(summary)) {
+            Some(Ok(file)) => return (Some(file), None),
+            Some(Err(error)) => Some(format!("the catalog cannot be continued: {error}")),
+            None => None,
+        };
+        let catalog = Catalog::of_summaries(&self.dir, self.removed.clone());
+        let last = Brief::of_summary(summary);
+        let briefs = catalog.briefs().map(|briefs| briefs.into_iter().chain([&last]).collect::<Vec<_>>());
+        (briefs.and_then(|briefs| CatalogFile::make(&self.dir, &briefs).ok()), error)
+    }
+
+    /// Why retention removes the first of the sealed segments, if it does; the log has `bytes` bytes.
+    fn due(&self, brief: &Brief, bytes: u64, now_ns: u64, by_age: bool, signed: u64) -> Option<String> {
+        let Retention { max_bytes, max_age_ns } = self.layout.retention;
+        let age = now_ns.saturating_sub(brief.last_wall_ns);
+        let unsigned = self.layout.checkpoint.is_some() && brief.end().next_index > signed;
+        if bytes > max_bytes {
+            let unsigned = match unsigned {
+                true => format!("; no checkpoint was signed of entries from {signed} on"),
+                false => String::new(),
+            };
+            return Some(format!("the log has more than {max_bytes} bytes{unsigned}"));
+        }
+        (by_age && age > max_age_ns && !unsigned).then(|| format!("older than {} s", max_age_ns / 1_000_000_000))
     }
 }
 
@@ -259,15 +302,18 @@ impl Storage for LogFolder {
         let (summary, index) = Summary::of(builder, self.start, end, bytes, self.last_summary);
         replace(&index_path(&self.dir, first), &index)?;
         replace(&summary_path(&self.dir, first), &summary.encode())?;
+        let (listed, made_again) = self.listed_with(&summary);
         let next = self.dir.join(NEXT_FILE);
         let other = |e: FileError| e.source;
         remove(&next).map_err(other)?;
         write_new(&next, &header_at(&end)).map_err(other)?;
+        let opened = FileStorage::open_append(&next).map_err(other)?;
         let active = self.dir.join(LOG_FILE);
         fs::rename(&active, segment_path(&self.dir, first))?;
         // From here on the old file is sealed, whatever fails: appending goes to the new one, by whichever name.
-        let opened = FileStorage::open_append(&next).map_err(other)?;
         (self.active, self.start, self.last_summary) = (opened, end, summary.hash());
+        self.catalog_state = CatalogState { link: listed.as_ref().map(|file| file.link), is_stated: false, made_again };
+        self.catalog = listed;
         fs::rename(&next, &active)?;
         sync_dir(&self.dir).map_err(other)?;
         self.hold_reserve();
@@ -281,30 +327,20 @@ impl Storage for LogFolder {
         signed: u64,
         live: &dyn Fn(&Summary) -> bool,
     ) -> Option<(Removed, Vec<Summary>)> {
-        let Retention { max_bytes, max_age_ns } = self.layout.retention;
-        let catalog = Catalog::behind(&self.dir, self.removed.clone());
+        let bytes = |catalog: &Catalog| catalog.bytes() + self.active.len().unwrap_or(0);
+        let due = |brief: &Brief, bytes| self.due(brief, bytes, now_ns, by_age, signed);
+        // The summaries are read only if there is something to remove.
+        let listed = Catalog::behind(&self.dir, self.removed.clone());
+        due(listed.segments.first()?.summary.as_ref()?, bytes(&listed))?;
+        let catalog = Catalog::of_summaries(&self.dir, self.removed.clone());
         // What does not fit is evidence.
         if !catalog.problems.is_empty() {
             return None;
         }
-        let mut bytes = catalog.bytes() + self.active.len().unwrap_or(0);
-        let (mut segments, mut why) = (Vec::new(), String::new());
+        let (mut bytes, mut segments, mut why) = (bytes(&catalog), Vec::new(), String::new());
         for brief in catalog.segments.iter().map_while(|known| known.summary.as_ref()) {
-            let age = now_ns.saturating_sub(brief.last_wall_ns);
-            let unsigned = self.layout.checkpoint.is_some() && brief.end().next_index > signed;
-            let reason = if bytes > max_bytes {
-                let unsigned = if unsigned {
-                    format!("; no checkpoint was signed of entries from {signed} on")
-                } else {
-                    String::new()
-                };
-                format!("the log has more than {max_bytes} bytes{unsigned}")
-            } else if by_age && age > max_age_ns && !unsigned {
-                format!("older than {} s", max_age_ns / 1_000_000_000)
-            } else {
-                break;
-            };
-            let Some(summary) = brief.summary().filter(|summary| !live(summary)) else { break };
+            let Some(reason) = due(brief, bytes) else { break };
+            let Some(summary) = brief.summary(&self.dir).filter(|summary| !live(summary)) else { break };
             (why, bytes) = (reason, bytes.saturating_sub(summary.bytes));
             segments.push(summary);
         }
@@ -331,6 +367,10 @@ impl Storage for LogFolder {
         replace_synced(&self.dir.join(REMOVED_FILE), &text, MODE)?;
         let from = self.begin();
         (self.removed, self.removed_is_stated) = (Some(removed.clone()), true);
+        if let Some(catalog) = &mut self.catalog {
+            // Only a longer file, until the next removal.
+            let _later = catalog.forget(removed.entries);
+        }
         // What is before that is left of an earlier removal, and is for the next start.
         removal::remove_files(&self.dir, from, removed.entries)
     }
@@ -430,6 +470,10 @@ impl Storage for LogFolder {
         Ok(())
     }
 
+    fn catalog(&self) -> CatalogState {
+        self.catalog_state.clone()
+    }
+
     fn hash_at(&self, index: u64) -> Option<Hash> {
         let summaries =
             Catalog::behind(&self.dir, self.removed.clone()).segments.into_iter().filter_map(|known| known.summary);
@@ -442,9 +486,34 @@ impl Storage for LogFolder {
     }
 }
 
+/// The sealed segments, by the catalog's file if that fits the log. Otherwise by the summaries, and then the file is made again. There
+/// is none if not all segments can be relied on.
+fn listed(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) -> (Catalog, Option<CatalogFile>) {
+    let stated = match ByFile::read(dir, removed.as_ref()) {
+        ByFile::NotStated => None,
+        ByFile::Lost(why) => {
+            findings.push(format!("{why}; it is made again"));
+            None
+        }
+        ByFile::Unlike(file) => Some(file),
+        ByFile::Fits(catalog, file) => {
+            let newest = catalog.segments.last().and_then(|known| known.summary.as_ref());
+            if catalog.is_complete(dir) && newest.is_none_or(|newest| newest.whole(dir).is_some()) {
+                return (catalog, Some(file));
+            }
+            Some(file)
+        }
+    };
+    let catalog = repaired(dir, removed, findings);
+    let briefs = catalog.briefs().filter(|briefs| !briefs.is_empty());
+    // A disk that is full is no error: there is only more to read.
+    let file = stated.or_else(|| CatalogFile::make(dir, &briefs?).ok());
+    (catalog, file)
+}
+
 /// The catalog, with summaries and indices made again where they do not fit their segment.
 fn repaired(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) -> Catalog {
-    let found = Catalog::behind(dir, removed);
+    let found = Catalog::of_summaries(dir, removed);
     if found.problems.is_empty() && found.segments.iter().all(|k| index_path(dir, k.first).exists()) {
         return found;
     }
@@ -453,10 +522,10 @@ fn repaired(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) ->
         found.removed.as_ref().map_or((Some(Chain::default()), [0; 32]), |r| (Some(r.end()), r.last_summary));
     for known in &found.segments {
         let sound = known.summary.as_ref().filter(|s| s.previous_summary == previous);
-        let sound = sound.filter(|s| catalog::read_index(dir, s).is_some()).and_then(Brief::summary);
+        let sound = sound.filter(|s| catalog::read_index(dir, s).is_some()).and_then(|s| s.summary(dir));
         let summary = match sound {
             Some(summary) => summary,
-            None => match catalog::digest(dir, known.first, end, previous) {
+            None => match digest::digest(dir, known.first, end, previous) {
                 Ok((summary, index)) => {
                     let written = replace(&index_path(dir, known.first), &index)
                         .and_then(|()| replace(&summary_path(dir, known.first), &summary.encode()));
@@ -475,7 +544,7 @@ fn repaired(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) ->
         };
         (end, previous) = (Some(summary.end()), summary.hash());
     }
-    let mut catalog = Catalog::behind(dir, found.removed);
+    let mut catalog = Catalog::of_summaries(dir, found.removed);
     catalog.problems.clear();
     catalog
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::leaves::Leaves;
 use super::{SignedTree, Tree, edge};
 use crate::entry::Hash;
-use crate::segments::Catalog;
+use crate::removal;
 
 /// Why it is not shown that a log extends an earlier checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub fn extends(dir: &Path, old: &SignedTree, new: &SignedTree) -> Result<Vec<Has
     }
     let stale = new.size < old.size;
     let (lower, upper) = if stale { ((new, "newer"), (old, "earlier")) } else { ((old, "earlier"), (new, "newer")) };
-    let removed = Catalog::load(dir).removed;
+    let removed = removal::read(dir).ok().flatten();
     let begin = removed.as_ref().map_or(0, |removed| removed.entries);
     let base = |at_most: u64| match edge::nearest(dir, removed.as_ref(), at_most) {
         Err(_) if old.first == begin => Ok(Tree::beginning_at(begin)),

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::leaves::Leaves;
 use super::{SignedTree, Tree, edge};
 use crate::entry::Hash;
-use crate::segments::Catalog;
+use crate::removal;
 
 /// A proof that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +96,7 @@ pub fn prove_all(dir: &Path, indices: &[u64], checkpoint: Checkpoint) -> Result<
     let origin = checkpoint.origin.clone();
     let signed = SignedTree::of(checkpoint)
         .ok_or_else(|| ProveError::Tree(format!("the origin {origin} names no first entry")))?;
-    let removed = Catalog::load(dir).removed;
+    let removed = removal::read(dir).ok().flatten();
     let first = removed.as_ref().map_or(0, |removed| removed.entries);
     let leaf = |index: u64| {
         if index >= signed.entries() {

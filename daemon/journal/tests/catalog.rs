@@ -1,0 +1,333 @@
+//! The file of the catalog: whatever becomes of it, a query finds what it finds without it, and the next start makes it again.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
+
+use failsafe_journal::frame::{header_at, push_frame};
+use failsafe_journal::segments::{CATALOG_FILE, Catalog, REMOVED_FILE, sealed, segment_path, summary_path};
+use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder, Retention};
+use failsafe_journal::{AuditLog, Draft, Entry, Filter, Query, Recovery, Search, Stamp, Verdict, kind, verify};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn stamp(n: u64) -> Stamp {
+    Stamp { wall_ns: 1_000 + n, mono_ns: n, boot_id: "b".into() }
+}
+
+/// A file is sealed whenever it is asked for.
+fn layout() -> Layout {
+    Layout { segment_bytes: 1, reserve_bytes: 0, ..Layout::default() }
+}
+
+fn open(dir: &Path) -> (AuditLog<LogFolder>, Recovery) {
+    AuditLog::open(LogFolder::open(dir, layout()).unwrap(), &stamp(0)).unwrap()
+}
+
+/// Entry n is about run n % 7. Each file gets `each` entries, and the last one is not sealed.
+fn write(log: &mut AuditLog<LogFolder>, from: u64, to: u64, each: u64) {
+    for n in from..to {
+        let draft = Draft::new("decision", stamp(n), json!({ "n": n })).run(format!("run-{}", n % 7));
+        log.append(&draft).unwrap();
+        log.commit().unwrap();
+        if n % each == each - 1 && n + 1 < to {
+            assert!(log.seal_if_due(stamp(n)));
+            log.commit().unwrap();
+        }
+    }
+}
+
+fn filled(entries: u64) -> (tempfile::TempDir, PathBuf) {
+    // Where syncing costs nothing, if there is such a place.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let log = dir.path().join("audit");
+    write(&mut open(&log).0, 0, entries, 3);
+    (dir, log)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn found(dir: &Path, query: Query) -> Vec<Entry> {
+    Search::open(&dir.join(LOG_FILE), query).unwrap().map(Result::unwrap).collect()
+}
+
+/// What the queries of [`answers`] give.
+type Answers = Vec<Vec<u64>>;
+
+/// The `n` of the entries that several queries find.
+fn answers(dir: &Path) -> Answers {
+    let run = |run: &str| Filter { run: Some(run.into()), ..Filter::default() };
+    let runs = Filter { runs: Some(["run-1", "run-5"].map(str::to_owned).into()), ..Filter::default() };
+    let time = Filter { since_ns: Some(1_010), until_ns: Some(1_020), ..Filter::default() };
+    let kinds = Filter { kinds: vec!["decision".into()], ..Filter::default() };
+    let queries = [kinds, run("run-3"), run("run-9"), runs, time].map(|filter| {
+        [
+            Query { filter: filter.clone(), ..Query::default() },
+            Query { filter: filter.clone(), tail: Some(4), ..Query::default() },
+            Query { filter, from: 17, ..Query::default() },
+        ]
+    });
+    let all = [Query::default(), Query { from: 17, ..Query::default() }];
+    let number = |entry: &Entry| entry.body.get("n")?.as_u64();
+    all.into_iter()
+        .chain(queries.into_iter().flatten())
+        .map(|query| found(dir, query).iter().filter_map(number).collect())
+        .collect()
+}
+
+fn uses_the_file(dir: &Path) -> bool {
+    // Without the summaries only the file has anything.
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir, copied.path());
+    sealed(dir).iter().for_each(|first| fs::remove_file(summary_path(copied.path(), *first)).unwrap());
+    Catalog::load(copied.path()).problems.is_empty()
+}
+
+#[test]
+fn a_log_states_its_catalog_from_the_first_segment_on() {
+    let (_keep, dir) = filled(7);
+    assert_eq!(sealed(&dir).len(), 2);
+    assert!(uses_the_file(&dir));
+    let first = found(&dir, Query { from: 7, ..Query::default() }).remove(0);
+    assert_eq!((first.kind.as_str(), first.body["catalog"].as_str().map(str::len)), (kind::SEGMENT, Some(64)));
+}
+
+#[test]
+fn a_catalog_that_is_missing_torn_stale_or_changed_hides_nothing_and_is_made_again() {
+    let (keep, dir) = filled(40);
+    let path = dir.join(CATALOG_FILE);
+    let whole = fs::read(&path).unwrap();
+    let expected = answers(&dir);
+    assert_eq!(expected[0], (0..40).collect::<Vec<_>>());
+    let (_other, another) = filled(25);
+    let mut cases: Vec<(String, Option<Vec<u8>>)> = vec![
+        ("missing".into(), None),
+        ("empty".into(), Some(Vec::new())),
+        ("of another log".into(), Some(fs::read(another.join(CATALOG_FILE)).unwrap())),
+    ];
+    cases.extend((0..whole.len()).step_by(151).map(|at| (format!("torn at {at}"), Some(whole[..at].to_vec()))));
+    cases.extend((0..whole.len()).step_by(163).map(|at| {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        (format!("changed at {at}"), Some(changed))
+    }));
+    for (what, bytes) in cases {
+        let case = keep.path().join(what.replace(' ', "-"));
+        copy(&dir, &case);
+        match bytes {
+            Some(bytes) => fs::write(case.join(CATALOG_FILE), bytes).unwrap(),
+            None => fs::remove_file(case.join(CATALOG_FILE)).unwrap(),
+        }
+        assert_eq!(answers(&case), expected, "{what}");
+        let problems = Search::open(&case.join(LOG_FILE), Query::default()).unwrap().problems().to_vec();
+        assert!(problems.iter().any(|problem| problem.contains(CATALOG_FILE)), "{what}: {problems:?}");
+        let (log, recovery) = open(&case);
+        let stated = |found: &String| found.contains(CATALOG_FILE) && found.contains("made again");
+        assert!(recovery.findings.iter().any(stated), "{what}: {:?}", recovery.findings);
+        assert_eq!(recovery.findings.len(), 1, "{what}: {:?}", recovery.findings);
+        assert_eq!(
+            fs::read(case.join(CATALOG_FILE)).unwrap(),
+            whole,
+            "{what}: the same segments have the same catalog"
+        );
+        drop(log);
+        let (_log, recovery) = open(&case);
+        assert_eq!(recovery.findings, [""; 0], "{what}: once");
+        assert_eq!(answers(&case), expected, "{what}");
+        assert_eq!(verify(&case).unwrap().verdict, Verdict::Ok, "{what}");
+        fs::remove_dir_all(case).unwrap();
+    }
+}
+
+#[test]
+fn something_else_at_the_path_of_the_catalog_is_replaced() {
+    let (keep, dir) = filled(20);
+    let expected = answers(&dir);
+    type Put = fn(&Path);
+    let cases: [(&str, Put); 3] = [
+        ("a folder", |path| fs::create_dir(path).unwrap()),
+        ("a link", |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap()),
+        ("a pipe", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap()),
+    ];
+    for (what, put) in cases {
+        let case = keep.path().join(what.replace(' ', "-"));
+        copy(&dir, &case);
+        fs::remove_file(case.join(CATALOG_FILE)).unwrap();
+        put(&case.join(CATALOG_FILE));
+        assert_eq!(answers(&case), expected, "{what}");
+        let (mut log, recovery) = open(&case);
+        assert!(recovery.findings.iter().any(|found| found.contains(CATALOG_FILE)), "{what}");
+        assert!(uses_the_file(&case), "{what}");
+        // And while the daemon runs.
+        fs::remove_file(case.join(CATALOG_FILE)).unwrap();
+        put(&case.join(CATALOG_FILE));
+        write(&mut log, 20, 40, 3);
+        let again =
+            found(&case, Query::default()).iter().filter(|e| e.body.get("catalog_made_again").is_some()).count();
+        assert_eq!(again, 1, "{what}: it is stated once");
+        assert!(uses_the_file(&case), "{what}");
+        assert_eq!(answers(&case)[0], (0..40).collect::<Vec<_>>(), "{what}");
+        drop(log);
+        assert_eq!(open(&case).1.findings, [""; 0], "{what}");
+    }
+}
+
+#[test]
+fn a_crash_at_each_step_of_sealing_leaves_a_catalog_that_the_next_start_continues() {
+    let (keep, before) = filled(20);
+    let after = keep.path().join("after");
+    copy(&before, &after);
+    let mut log = open(&after).0;
+    assert!(log.seal_if_due(stamp(19)));
+    // The entry that states the catalog is not committed.
+    drop(log);
+    let last = *sealed(&after).last().unwrap();
+    assert!(!sealed(&before).contains(&last));
+    let catalog = fs::read(after.join(CATALOG_FILE)).unwrap();
+    let old = fs::read(before.join(CATALOG_FILE)).unwrap();
+    assert!(catalog.starts_with(&old));
+    type Step<'a> = &'a dyn Fn(&Path);
+    let steps: [(&str, &Path, Step<'_>); 5] = [
+        ("a part of the record", &before, &|dir| {
+            fs::write(dir.join(CATALOG_FILE), &catalog[..old.len() + 70]).unwrap();
+        }),
+        ("the record", &before, &|dir| fs::write(dir.join(CATALOG_FILE), &catalog).unwrap()),
+        ("the next file", &before, &|dir| {
+            fs::write(dir.join(CATALOG_FILE), &catalog).unwrap();
+            fs::copy(after.join(LOG_FILE), dir.join("audit.log.next")).unwrap();
+        }),
+        ("the first rename", &after, &|dir| fs::rename(dir.join(LOG_FILE), dir.join("audit.log.next")).unwrap()),
+        ("the second rename", &after, &|_| {}),
+    ];
+    for (what, from, step) in steps {
+        let case = keep.path().join(what.replace(' ', "-"));
+        copy(from, &case);
+        step(&case);
+        let (mut log, recovery) = open(&case);
+        assert_eq!(recovery.findings, [""; 0], "{what}");
+        assert!(uses_the_file(&case), "{what}");
+        assert_eq!(answers(&case)[0], (0..20).collect::<Vec<_>>(), "{what}");
+        write(&mut log, 20, 40, 3);
+        drop(log);
+        assert_eq!(answers(&case)[0], (0..40).collect::<Vec<_>>(), "{what}");
+        assert_eq!(verify(&case).unwrap().verdict, Verdict::Ok, "{what}");
+        assert_eq!(open(&case).1.findings, [""; 0], "{what}");
+        assert!(uses_the_file(&case), "{what}");
+    }
+}
+
+/// Writes `audit.log` as versions before the catalog did: its entries as they are, without the link.
+fn without_statement(dir: &Path) {
+    let path = dir.join(LOG_FILE);
+    let entries: Vec<Entry> = failsafe_journal::LogReader::open(&path).unwrap().map(Result::unwrap).collect();
+    let mut chain = Catalog::load(dir).end().unwrap();
+    let mut file = header_at(&chain);
+    for mut entry in entries {
+        entry.body.as_object_mut().unwrap().remove("catalog");
+        let stamp = Stamp { wall_ns: entry.wall_ns, mono_ns: entry.mono_ns, boot_id: entry.boot_id };
+        let mut draft = Draft::new(entry.kind, stamp, entry.body);
+        (draft.run, draft.incident) = (entry.run, entry.incident);
+        let sealed = draft.prepare().unwrap().seal(chain.next_index, &chain.head);
+        push_frame(&mut file, &sealed.bytes);
+        (chain.next_index, chain.head) = (sealed.index + 1, sealed.leaf_hash);
+    }
+    fs::write(path, file).unwrap();
+    let _none = fs::remove_file(dir.join(CATALOG_FILE));
+}
+
+#[test]
+fn a_log_without_a_catalog_gets_one_when_its_file_is_sealed() {
+    let (_keep, dir) = filled(20);
+    without_statement(&dir);
+    let expected = answers(&dir);
+    let search = Search::open(&dir.join(LOG_FILE), Query::default()).unwrap();
+    assert_eq!((expected[0].len(), search.problems()), (20, [].as_slice()));
+    assert!(!uses_the_file(&dir));
+    let segments = sealed(&dir).len();
+    let (mut log, recovery) = open(&dir);
+    assert_eq!(recovery.findings, [""; 0]);
+    assert_eq!(answers(&dir), expected);
+    assert!(log.seal_if_due(stamp(20)), "at once, whatever the size of a file is");
+    log.commit().unwrap();
+    assert_eq!(sealed(&dir).len(), segments + 1);
+    assert!(uses_the_file(&dir));
+    assert_eq!(answers(&dir), expected);
+    drop(log);
+    assert_eq!(open(&dir).1.findings, [""; 0]);
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+}
+
+/// The daemon of an earlier version went on with a log that has a catalog.
+#[test]
+fn a_catalog_that_an_earlier_version_did_not_continue_is_made_again() {
+    let (_keep, dir) = filled(20);
+    let stale = fs::read(dir.join(CATALOG_FILE)).unwrap();
+    write(&mut open(&dir).0, 20, 40, 3);
+    without_statement(&dir);
+    fs::write(dir.join(CATALOG_FILE), stale).unwrap();
+    let expected = answers(&dir);
+    assert_eq!(expected[0], (0..40).collect::<Vec<_>>());
+    let (mut log, recovery) = open(&dir);
+    assert_eq!(recovery.findings, [""; 0]);
+    write(&mut log, 40, 60, 3);
+    assert!(uses_the_file(&dir));
+    assert_eq!(answers(&dir)[0], (0..60).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_segment_that_is_missing_or_was_cut_is_reported_with_a_catalog_too() {
+    type Change = fn(&Path);
+    let cases: [(&str, Change); 2] = [
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("cut", |path| fs::write(path, &fs::read(path).unwrap()[1..]).unwrap()),
+    ];
+    for (what, change) in cases {
+        let (_keep, dir) = filled(20);
+        change(&segment_path(&dir, sealed(&dir)[2]));
+        let (_log, recovery) = open(&dir);
+        assert!(!recovery.findings.is_empty(), "{what}");
+        assert!(matches!(verify(&dir).unwrap().verdict, Verdict::Segment(_)), "{what}");
+    }
+}
+
+#[test]
+fn retention_leaves_a_catalog_that_has_what_is_left() {
+    let (_keep, dir) = filled(60);
+    let bytes = fs::metadata(dir.join(CATALOG_FILE)).unwrap().len();
+    let reopen = |keep: u64| {
+        let retention = Retention { max_bytes: keep, ..Retention::default() };
+        AuditLog::open(LogFolder::open(&dir, Layout { retention, ..layout() }).unwrap(), &stamp(60)).unwrap()
+    };
+    let sizes = sealed(&dir).into_iter().map(|first| fs::metadata(segment_path(&dir, first)).unwrap().len());
+    let total: u64 = sizes.sum();
+    // The first ones, then all but a few, and then all.
+    for (keep, left) in [(total * 9 / 10, 14..19), (total / 4, 2..6), (1, 0..1)] {
+        let (mut log, recovery) = reopen(keep);
+        assert_eq!(recovery.findings, [""; 0], "{left:?}");
+        log.retain(stamp(60), &|_| false).unwrap();
+        assert!(left.contains(&sealed(&dir).len()), "{left:?}: {}", sealed(&dir).len());
+        assert!(uses_the_file(&dir), "{left:?}");
+        let first = found(&dir, Query::default()).first().map(|entry| entry.index);
+        assert_eq!(first, Catalog::load(&dir).removed.map(|removed| removed.entries), "{left:?}");
+    }
+    assert!(fs::metadata(dir.join(CATALOG_FILE)).unwrap().len() < bytes / 2, "its records are removed too");
+    assert!(dir.join(REMOVED_FILE).exists());
+    write(&mut reopen(u64::MAX).0, 60, 80, 3);
+    assert!(uses_the_file(&dir));
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+    // What is made again begins where the log begins, and is stated by the next file.
+    fs::remove_file(dir.join(CATALOG_FILE)).unwrap();
+    let expected = answers(&dir);
+    let (mut log, recovery) = reopen(u64::MAX);
+    assert_eq!(recovery.findings.len(), 1);
+    assert_eq!(answers(&dir), expected);
+    assert!(log.seal_if_due(stamp(80)));
+    log.commit().unwrap();
+    assert!(uses_the_file(&dir));
+    drop(log);
+    assert_eq!(reopen(u64::MAX).1.findings, [""; 0]);
+    assert_eq!(answers(&dir), expected);
+}
