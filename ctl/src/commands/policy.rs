@@ -10,7 +10,7 @@ use crate::{
     args::PolicyCheckArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{clean, event, json, print, table},
+    render::{clean, decision, json, print, table},
 };
 use failsafe_core::{
     Policy,
@@ -138,7 +138,7 @@ fn page(policy: &Policy, node: &Node) -> String {
     let rules = policy.rules.iter().map(|r| {
         // An effect says more than the mode, which it implies.
         let mode = if r.effect == Effect::Observe { mode(r.mode) } else { r.effect.name() };
-        [r.id.clone(), mode.to_owned(), short(&r.when.to_string()), event::actions(&r.actions), short(&r.owner)]
+        [r.id.clone(), mode.to_owned(), short(&r.when.to_string()), decision::actions(&r.actions), short(&r.owner)]
     });
     let node = match node {
         Node::NotAsked => String::new(),

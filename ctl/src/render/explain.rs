@@ -4,7 +4,7 @@
 mod evidence;
 pub mod notes;
 
-use super::{Paint, actors, count, event, fill, table, time, users};
+use super::{Paint, actors, count, decision, event, fill, table, time, users};
 use crate::{
     incident::{Decided, Incident, IncidentState},
     incidents::Brief,
@@ -103,7 +103,7 @@ impl Page<'_> {
         let Page { incident, zone, .. } = self;
         let Decided { decision, .. } = incident.opened_by();
         let mut out: String = fill(&headline(incident), WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
-        let mut seen: Vec<String> = decision.values.iter().take(ROWS).map(event::seen).collect();
+        let mut seen: Vec<String> = decision.values.iter().take(ROWS).map(decision::seen).collect();
         if let Some(more @ 1..) = decision.values.len().checked_sub(ROWS) {
             seen.push(format!("and {}", count(more, "more value", "more values")));
         }
@@ -149,7 +149,7 @@ impl Page<'_> {
         let later = &incident.decisions[1..];
         let line = |decided: &Decided<'_>| {
             let at = time::wall(i128::from(decided.entry.wall_ns), zone);
-            let (actions, why) = (event::actions(&decided.decision.actions), event::because(decided.decision));
+            let (actions, why) = (decision::actions(&decided.decision.actions), decision::because(decided.decision));
             format!("  {at}  {actions} because {why}\n")
         };
         let left_out = later.len().saturating_sub(ROWS);
@@ -254,9 +254,9 @@ pub fn in_few_words(decision: &Decision) -> String {
     let why = match &decision.cause {
         Cause::Rule { rule, .. } => format!("rule {rule}"),
         Cause::Operator(request) => format!("{}: {}", actors::requester(request), request.reason),
-        Cause::Upkeep { what } => event::upkeep(*what).to_owned(),
+        Cause::Upkeep { what } => decision::upkeep(*what).to_owned(),
     };
-    format!("{would}{}: {why}", event::actions(&decision.actions))
+    format!("{would}{}: {why}", decision::actions(&decision.actions))
 }
 
 fn tinted(incident: &Incident<'_>, paint: Paint, text: &str) -> String {
@@ -295,7 +295,7 @@ pub fn headline(incident: &Incident<'_>) -> String {
         }
         Cause::Upkeep { what } => {
             let blind = blind.map(|what| format!(": {}", super::clean(what))).unwrap_or_default();
-            format!("Run {run} {was} {acts} by failsafed itself: {}{blind}.", event::upkeep(*what))
+            format!("Run {run} {was} {acts} by failsafed itself: {}{blind}.", decision::upkeep(*what))
         }
     }
 }
@@ -338,9 +338,9 @@ pub fn in_words(standing: &IncidentState, mode: Mode) -> String {
             "Nothing was contained: the decision is in the audit log and its event stream.".to_owned()
         }
         IncidentState::Pending(actions) => {
-            format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions))
+            format!("NOT KNOWN: the log has no outcome of {} yet.", decision::actions(actions))
         }
-        IncidentState::Contained(actions) => format!("In force and verified: {}.", event::actions(actions)),
+        IncidentState::Contained(actions) => format!("In force and verified: {}.", decision::actions(actions)),
         IncidentState::Partial(missing) => format!("PARTIAL, not proved: {}.", missing.join("; ")),
         IncidentState::Failed(why) => format!("FAILED: {}.", why.join("; ")),
         IncidentState::Thawed => "Thawed; verified.".to_owned(),
@@ -377,7 +377,7 @@ fn saw(incident: &Incident<'_>) -> String {
     let decision = incident.opened_by().decision;
     let mut out = String::new();
     for seen in &decision.values {
-        let _ = writeln!(out, "  {}", event::seen(seen));
+        let _ = writeln!(out, "  {}", decision::seen(seen));
         if let Subject::Process { process, .. } = &seen.subject {
             let _ = writeln!(
                 out,
@@ -416,7 +416,7 @@ fn timeline(incident: &Incident<'_>, zone: &TimeZone) -> String {
     let boot = &incident.opened_by().entry.boot_id;
     let mut rows: Vec<(i128, String)> = Vec::new();
     for seen in &incident.opened_by().decision.values {
-        rows.push((zero_wall + i128::from(seen.at.0) - i128::from(zero.0), format!("seen: {}", event::seen(seen))));
+        rows.push((zero_wall + i128::from(seen.at.0) - i128::from(zero.0), format!("seen: {}", decision::seen(seen))));
     }
     for entry in incident.entries.iter().copied().chain(incident.ended) {
         // Within the boot the monotonic clock is right even where the wall clock jumped.
@@ -438,9 +438,9 @@ fn timeline(incident: &Incident<'_>, zone: &TimeZone) -> String {
                 let why = if decision.id == incident.opened_by().decision.id {
                     String::new()
                 } else {
-                    format!(" because {}", event::because(decision))
+                    format!(" because {}", decision::because(decision))
                 };
-                format!("decided #{}: {would}{}{why}", decision.id.n, event::actions(&decision.actions))
+                format!("decided #{}: {would}{}{why}", decision.id.n, decision::actions(&decision.actions))
             }
             _ => event::summary(entry),
         };
@@ -457,7 +457,7 @@ fn timeline(incident: &Incident<'_>, zone: &TimeZone) -> String {
 fn done(incident: &Incident<'_>, paint: Paint) -> String {
     let mut out = String::new();
     for Decided { decision, outcomes, evidence, .. } in &incident.decisions {
-        let _ = writeln!(out, "  decision #{}: {}", decision.id.n, event::actions(&decision.actions));
+        let _ = writeln!(out, "  decision #{}: {}", decision.id.n, decision::actions(&decision.actions));
         for action in &decision.actions {
             let mine: Vec<&Outcome> = outcomes.iter().map(|(_, o)| *o).filter(|o| o.action == *action).collect();
             if mine.is_empty() {

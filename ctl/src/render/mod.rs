@@ -4,6 +4,7 @@ pub mod actors;
 pub mod attest;
 pub mod bundle;
 pub mod canary;
+pub mod decision;
 pub mod drill;
 pub mod egress;
 pub mod event;

@@ -1,6 +1,6 @@
 //! A policy in plain words, and the answer of `policy would`.
 
-use super::{clean, event, explain, fill, table};
+use super::{clean, decision, explain, fill, table};
 use failsafe_core::{
     decision::Mode,
     policy::{Condition, Effect, EventMatch, Leaf, Node, Op, Over, Policy, Protocol, Rule, Test, Tree},
@@ -185,7 +185,7 @@ fn leaf(leaf: &Leaf) -> String {
 
 fn then(policy: &Policy, rule: &Rule) -> String {
     let observes = rule.mode == Mode::Observe || policy.observes(rule);
-    let actions = event::actions(&rule.actions);
+    let actions = decision::actions(&rule.actions);
     if observes { format!("record that it would: {actions}. Nothing is done, as it only observes") } else { actions }
 }
 
@@ -282,7 +282,7 @@ pub fn answer(call: &Call, would: &Would<'_>) -> String {
     };
     let mut out = format!("{}: {}\n", clean(&name(call)), clean(&word));
     for (rule, alone) in &would.matches {
-        let actions = event::actions(&rule.actions);
+        let actions = decision::actions(&rule.actions);
         let observe = if rule.mode == Mode::Observe { " (only observed)" } else { "" };
         let line = match alone {
             true => format!("  rule {} matches it: {actions}{observe}", rule.id),

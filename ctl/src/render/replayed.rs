@@ -4,7 +4,7 @@ mod compute;
 
 pub use compute::OfRun;
 
-use super::{clean, count, event, time};
+use super::{clean, count, decision, time};
 use failsafe_core::{
     MonoTime, Policy,
     decision::{Action, Cause, Decision, Mode},
@@ -121,8 +121,8 @@ impl Compared {
         format!(
             "{}  {would}{} because {}",
             self.at(decision),
-            event::actions(&decision.actions),
-            event::because(decision)
+            decision::actions(&decision.actions),
+            decision::because(decision)
         )
     }
 

@@ -8,7 +8,7 @@ use super::found::{self, Lost};
 use crate::{
     entry::Logged,
     exit::Fail,
-    render::{clean, count, event},
+    render::{clean, count, decision},
 };
 use failsafe_core::{
     RunId,
@@ -172,7 +172,7 @@ impl Audit {
             self.problems.push(format!("{name} is missing, but the audit log has its hash: somebody removed it"));
         }
         for (n, (index, decision)) in &part.decisions {
-            let because = clean(&event::because(decision));
+            let because = clean(&decision::because(decision));
             self.not_covered.push(format!("{name}: decision {n} because {because} (entry {index} of the audit log)"));
         }
         let summed = part.limited.iter().filter(|limited| limited.last_decision > 0);
@@ -288,7 +288,7 @@ fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
             Some(recorded) if same(recorded, logged) => audit.same += 1,
             Some(_) => audit.problems.push(format!("decision {n} is not the one in the audit log (entry {index})")),
             None if *n < last || ended || (closed && !unwritten(part)) => {
-                let because = event::because(logged);
+                let because = decision::because(logged);
                 audit.problems.push(format!(
                     "decision {n} because {} (entry {index} of the audit log) is missing in the recording",
                     clean(&because)
@@ -298,7 +298,7 @@ fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
                 // Of a live run, the recording was read before the log.
                 let live = !part.over && !closed;
                 (audit.behind, audit.missing) = (audit.behind || live, audit.missing || !live);
-                let because = clean(&event::because(logged));
+                let because = clean(&decision::because(logged));
                 audit.not_covered.push(format!("decision {n} because {because} (entry {index} of the audit log)"));
             }
         }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    render::{clean, event, time},
+    render::{clean, decision, time},
 };
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode},
@@ -317,7 +317,7 @@ impl Report {
     fn line(&self, decision: &Decision) -> String {
         let would = if decision.mode == Mode::Observe { "would " } else { "" };
         let at = time::delta(i128::from(decision.at.0) - i128::from(self.began.0));
-        let (actions, because) = (event::actions(&decision.actions), event::because(decision));
+        let (actions, because) = (decision::actions(&decision.actions), decision::because(decision));
         clean(&format!("{at}  {would}{actions} because {because}"))
     }
 

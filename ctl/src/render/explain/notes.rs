@@ -1,6 +1,6 @@
 //! What the page of an incident says beside the containment: cordons, calls that this kernel could not deny, and thaws that do not last.
 
-use super::{event, past};
+use super::{decision, past};
 use crate::incident::{Decided, Incident};
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Observation, Verdict},
@@ -64,7 +64,7 @@ pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
         Some(Assurance::ObservedUnreliable) => "NOT DENIED AT ITS ENTRY; WHETHER THE CALL SUCCEEDED IS NOT KNOWN",
         _ => "THE CALL SUCCEEDED",
     };
-    Some(format!("{known}: {why} ({}).", event::seen(seen)))
+    Some(format!("{known}: {why} ({}).", decision::seen(seen)))
 }
 
 /// The cordons of the incident, in sentences.
