@@ -1,7 +1,10 @@
 //! What the page of an incident says beside the containment: cordons, calls that this kernel could not deny, and thaws that do not last.
 
-use super::{decision, past};
-use crate::incident::{Decided, Incident};
+use super::sentences::past;
+use crate::{
+    incident::{Decided, Incident},
+    render::decision,
+};
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Observation, Verdict},
     event::{Assurance, Event, Verdict as Did},

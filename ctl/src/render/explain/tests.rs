@@ -4,8 +4,9 @@ use super::*;
 use crate::incidents::briefs;
 use crate::testing::{Log, RUN, asked, contained, control, decision, incident, outcome, violation};
 use failsafe_core::{
-    decision::{Cause, Upkeep},
+    decision::{Cause, Mode, Upkeep, Verdict},
     input::Command,
+    record::Record,
     signal::Kind,
 };
 
