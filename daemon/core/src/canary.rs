@@ -263,6 +263,16 @@ impl Terms {
         let all: Vec<String> = self.promote_if.iter().map(shown).collect();
         Finding::Promote(all.join(", "))
     }
+
+    /// Whether a person has to decide: as many runs have ended as were asked for, and the criteria decide nothing. Those of a promotion
+    /// are not met, or there are none and the time is over. `held` as for [`Terms::judge`].
+    #[must_use]
+    pub fn waits_for_command(&self, seen: &Seen, held: Span) -> bool {
+        let waits = matches!(self.judge(seen, held), Finding::Wait(_));
+        let decides_later = !self.promote_if.is_empty() && self.holds(seen);
+        let too_early = self.promote_if.is_empty() && held < self.hold;
+        waits && seen.candidate.ended >= self.runs_at_least && !decides_later && !too_early
+    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 use super::{Context, convert, doctor, drill, health, log_state, mode, node, peer::Peer};
 use crate::{
     platform::clock,
-    runs::{LiveRun, guarded::GuardedRun},
+    runs::{LiveRun, canaries::Monitored, guarded::GuardedRun},
 };
-use failsafe_core::{Mode, RunId, drill::is_drill, input::Run, tally};
+use failsafe_core::{Mode, RunId, canary::Arm, drill::is_drill, input::Run, tally};
 use failsafe_proto::v1;
 use std::{collections::BTreeSet, sync::Arc};
 use tonic::{Request, Response, Status};
@@ -93,6 +93,22 @@ fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
         drill: Some(drill::state(context)),
         shadows,
         shadow_inputs_dropped,
+        canaries: context.registry.canaries().monitored().iter().map(canary).collect(),
+    }
+}
+
+fn canary(Monitored { kept, interventions, waits }: &Monitored) -> v1::MetricsCanary {
+    let side = |Arm { runs, contained, .. }: Arm, live, interventions| {
+        Some(v1::MetricsCanarySide { runs, live, contained, interventions })
+    };
+    let (seen, live) = (kept.seen(), kept.live());
+    v1::MetricsCanary {
+        name: kept.name.clone(),
+        stage: kept.stage.name().into(),
+        since_ns: kept.since_ns,
+        candidate: side(seen.candidate, live.0, interventions.candidate),
+        control: side(seen.control, live.1, interventions.control),
+        waits: *waits,
     }
 }
 

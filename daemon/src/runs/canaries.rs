@@ -39,6 +39,36 @@ pub struct Drawn {
     pub label: String,
 }
 
+/// A canary, for monitoring.
+#[derive(Debug, Clone)]
+pub struct Monitored {
+    /// The canary.
+    pub kept: Kept,
+    /// Decisions that contained a run, since the daemon or the canary began.
+    pub interventions: BySide,
+    /// Whether a person has to decide.
+    pub waits: bool,
+}
+
+/// A number for each side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BySide {
+    /// Of runs with the candidate.
+    pub candidate: u64,
+    /// Of the others.
+    pub control: u64,
+}
+
+impl BySide {
+    fn add(&mut self, side: Side, more: u32) {
+        let of = match side {
+            Side::Candidate => &mut self.candidate,
+            Side::Control => &mut self.control,
+        };
+        *of = of.saturating_add(more.into());
+    }
+}
+
 /// Why something was not done. Nothing has changed then, unless it says so.
 #[derive(Debug, thiserror::Error)]
 pub enum NotDone {
@@ -69,16 +99,25 @@ struct One {
     kept: Kept,
     policy: Arc<Policy>,
     /// Runs that are looked at, also those that have ended since.
-    watched: BTreeMap<RunId, Arc<LiveRun>>,
+    watched: BTreeMap<RunId, Watched>,
+    interventions: BySide,
     /// The disk has it.
     stored: bool,
     stored_held: Span,
 }
 
+/// A run that is looked at.
+#[derive(Debug)]
+struct Watched {
+    live: Arc<LiveRun>,
+    /// Interventions that are counted.
+    counted: u32,
+}
+
 impl One {
     fn new(kept: Kept, policy: Arc<Policy>) -> One {
-        let stored_held = kept.held;
-        One { kept, policy, watched: BTreeMap::new(), stored: true, stored_held }
+        let (stored_held, interventions) = (kept.held, BySide::default());
+        One { kept, policy, watched: BTreeMap::new(), interventions, stored: true, stored_held }
     }
 }
 
@@ -172,7 +211,7 @@ impl Canaries {
         let mut known = self.known();
         let of = |one: &&mut One| one.kept.id == id && one.kept.stage == Stage::Running;
         if let Some(one) = known.all.values_mut().find(of) {
-            one.watched.entry(live.run.id).or_insert_with(|| live.clone());
+            one.watched.entry(live.run.id).or_insert_with(|| Watched { live: live.clone(), counted: 0 });
         }
     }
 
@@ -272,6 +311,17 @@ impl Canaries {
         self.known().all.values().map(|one| one.kept.clone()).collect()
     }
 
+    /// All of them, for monitoring.
+    pub fn monitored(&self) -> Vec<Monitored> {
+        let known = self.known();
+        let one = |One { kept, interventions, .. }: &One| Monitored {
+            waits: kept.stage == Stage::Running && kept.terms.waits_for_command(&kept.seen(), kept.held),
+            interventions: *interventions,
+            kept: kept.clone(),
+        };
+        known.all.values().map(one).collect()
+    }
+
     /// Takes in what became of the runs since the last time, `elapsed` ago, and says what follows from it. `live`: the live runs, `guarded`:
     /// those that are not judged and live all the same.
     pub fn look(&self, live: &[Arc<LiveRun>], guarded: &BTreeSet<RunId>, elapsed: Span) -> Vec<(String, Finding)> {
@@ -279,16 +329,24 @@ impl Canaries {
         let lives: BTreeSet<RunId> = live.iter().map(|live| live.run.id).chain(guarded.iter().copied()).collect();
         let mut known = self.known();
         let mut found = Vec::new();
-        for One { kept, watched, stored, stored_held, .. } in known.all.values_mut() {
+        for One { kept, watched, interventions, stored, stored_held, .. } in known.all.values_mut() {
             if kept.stage != Stage::Running {
                 continue;
             }
-            for live in watched.values() {
+            let mut ended = BTreeSet::new();
+            for Watched { live, counted } in watched.values_mut() {
+                // Asked first: what is decided until the end is counted then.
+                let has_ended = live.ended().is_some();
+                if has_ended {
+                    ended.insert(live.run.id);
+                }
                 let side = live.run.labels.get(LABEL).and_then(|label| Side::of_label(label)).map(|(_, side)| side);
-                let contained = live.status().interventions > 0;
-                *stored &= !side.is_some_and(|side| kept.saw(live.run.id, side, contained, live.ended().is_some()));
+                let Some(side) = side else { continue };
+                let now = live.status().interventions;
+                interventions.add(side, now.saturating_sub(std::mem::replace(counted, now)));
+                *stored &= !kept.saw(live.run.id, side, now > 0, has_ended);
             }
-            watched.retain(|_, live| live.ended().is_none());
+            watched.retain(|run, _| !ended.contains(run));
             // Ended while no daemon ran.
             *stored &= !kept.retain(|run| lives.contains(&run) || watched.contains_key(&run));
             kept.holds_for(elapsed);

@@ -3,6 +3,7 @@
 //! Invariants: labels that users choose are on `failsafe_run_info` only; a value that failsafed does not know, or that is older than its
 //! health may be, has no series.
 
+mod canaries;
 mod node;
 mod runs;
 
@@ -60,6 +61,7 @@ pub fn families(answer: Option<&MetricsSnapshotResponse>, own: &Own, runs: usize
     drop(refused);
     if let Some(answer) = answer {
         node::add(&mut families, answer);
+        canaries::add(&mut families, answer);
         runs::add(&mut families, answer, runs);
     }
     families

@@ -1,7 +1,11 @@
 //! Canaries on the real kernel: a candidate is in force in a share of the runs of a named policy, until its criteria decide.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, NOBODY, Node, TestCgroup, on_node, wait_for, wait_for_some};
+use integration::{
+    Launch, NOBODY, Node, TestCgroup,
+    gateway::{Gateway, accepts, cgroup, has},
+    on_node, wait_for, wait_for_some,
+};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -98,6 +102,66 @@ fn a_candidate_that_freezes_runs_is_withdrawn_at_once_and_its_runs_keep_it() -> 
         }
         let refused = node.ctl(["policy", "canary", "promote", "trainer", "--reason", "x"])?;
         ensure!(refused.code != 0 && refused.err.contains("withdrawn"), "{}", refused.err);
+        Ok(())
+    })
+}
+
+#[test]
+fn monitoring_shows_stage_runs_and_decisions_of_a_canary() -> Result<()> {
+    let Some(cgroup) = cgroup("gw-canary") else { return Ok(()) };
+    let (_policies, setting) = policies()?;
+    on_node("canarymetrics", &(setting + &accepts(&cgroup)), |node| {
+        start(node, STRICT, &["--withdraw-if", "contained > 1000", "--runs-at-least", "1", "--for", "1s"])?;
+        let (mut runs, mut candidates) = (Vec::new(), 0);
+        for n in 0..DRAWS {
+            let name = format!("job-{n}");
+            runs.push(Launch::named(&name, "trainer").start(node, ["sh", "-c", "while :; do sleep 0.1; done"])?);
+            candidates += usize::from(node.run(&name)?["policy_name"] == "strict");
+            // The last one has the candidate, and there is one without.
+            if candidates > 0 && runs.len() > candidates {
+                break;
+            }
+        }
+        ensure!(candidates > 0 && runs.len() > candidates, "all of {DRAWS} draws were alike");
+        let mut gateway = Gateway::start(node, cgroup.path(), "[metrics]\naddress = \"127.0.0.1:0\"\n")?;
+        let mut shows = |lines: &[String]| {
+            let mut text = String::new();
+            wait_for("the metrics of the canary", || {
+                text = gateway.metrics()?;
+                Ok(lines.iter().all(|line| has(&text, line)))
+            })
+            .with_context(|| format!("{lines:?} in {text}"))?;
+            Ok::<_, anyhow::Error>(text)
+        };
+        let stage = |stage: &str| format!("failsafed_canary_stage{{policy=\"trainer\",stage=\"{stage}\"}} 1");
+        let of = |name: &str, side: &str, more: &str, count: usize| {
+            format!("failsafed_canary_{name}{{policy=\"trainer\",side=\"{side}\"{more}}} {count}")
+        };
+        let text = shows(&[
+            stage("running"),
+            of("runs", "candidate", ",state=\"live\"", candidates),
+            of("runs", "control", ",state=\"live\"", runs.len() - candidates),
+            of("contained_runs", "candidate", "", candidates),
+            of("contained_runs", "control", "", 0),
+            of("interventions_total", "control", "", 0),
+            "failsafed_canary_waits{policy=\"trainer\"} 0".to_owned(),
+        ])?;
+        // A run may be frozen once more, for what it did before it was frozen.
+        let decided = "failsafed_canary_interventions_total{policy=\"trainer\",side=\"candidate\"} ";
+        let decided: usize = text.lines().find_map(|line| line.strip_prefix(decided)).context("no count")?.parse()?;
+        ensure!(decided >= candidates, "{text}");
+        // It has no criterion of a promotion: with its runs it waits for a command.
+        let all = runs.len();
+        for run in &runs {
+            node.ctl(["kill", run.name(), "--reason", "it is over"])?.expect(0)?;
+        }
+        shows(&[
+            of("runs", "candidate", ",state=\"ended\"", candidates),
+            of("runs", "control", ",state=\"ended\"", all - candidates),
+            "failsafed_canary_waits{policy=\"trainer\"} 1".to_owned(),
+        ])?;
+        node.ctl(["policy", "canary", "withdraw", "trainer", "--reason", "seen"])?.expect(0)?;
+        shows(&[stage("withdrawn"), "failsafed_canary_waits{policy=\"trainer\"} 0".to_owned()])?;
         Ok(())
     })
 }

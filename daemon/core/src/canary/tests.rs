@@ -126,3 +126,19 @@ fn a_candidate_is_promoted_only_after_enough_runs_and_time_with_all_criteria_met
     let by_command = Terms { promote_if: Vec::new(), ..terms.clone() };
     assert!(matches!(by_command.judge(&good, long), Finding::Wait(_)), "it is promoted by command only");
 }
+
+#[test]
+fn a_canary_waits_for_a_person_when_its_criteria_decide_nothing() {
+    let (hour, day) = (Span::from_secs(3_600), Span::from_secs(86_400));
+    let (enough, too_few) = (seen([12, 10, 0], [90, 80, 0]), seen([12, 9, 0], [90, 80, 0]));
+    let worse = seen([12, 10, 1], [90, 80, 0]);
+    let by_command = terms(&[], &["excess > 2"]);
+    assert!(by_command.waits_for_command(&enough, hour), "nothing promotes it");
+    assert!(!by_command.waits_for_command(&enough, Span::from_secs(3_599)), "the time is not over");
+    assert!(!by_command.waits_for_command(&too_few, day));
+    assert!(!by_command.waits_for_command(&seen([12, 10, 5], [90, 80, 0]), day), "it is withdrawn");
+    let by_criteria = terms(&["excess <= 0"], &["excess > 2"]);
+    assert!(by_criteria.waits_for_command(&worse, Span(0)), "neither promoted nor withdrawn");
+    assert!(!by_criteria.waits_for_command(&enough, Span(0)), "the time decides it");
+    assert!(!by_criteria.waits_for_command(&enough, hour), "it is promoted");
+}

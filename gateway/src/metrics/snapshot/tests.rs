@@ -5,8 +5,8 @@ mod monitoring;
 use super::*;
 use failsafe_proto::v1::{
     ActionCount, ActionDuration, DrillProof, DrillResult, DrillState, GapCount, Gpu, HealthLevel, HealthReason,
-    HealthResponse, InterventionCount, KernelCounts, Limit, LogCounts, MetricsRun, Overhead, PartHealth, Reading,
-    RunCount, RunState, Sensor,
+    HealthResponse, InterventionCount, KernelCounts, Limit, LogCounts, MetricsCanary, MetricsCanarySide, MetricsRun,
+    Overhead, PartHealth, Reading, RunCount, RunState, Sensor,
 };
 use std::{
     io::Write,
@@ -96,6 +96,14 @@ pub fn full() -> MetricsSnapshotResponse {
         drill: Some(drills()),
         shadows: 2,
         shadow_inputs_dropped: 7,
+        canaries: vec![MetricsCanary {
+            name: "trainer".into(),
+            stage: "running".into(),
+            since_ns: NOW,
+            candidate: Some(MetricsCanarySide { runs: 24, live: 4, contained: 3, interventions: 5 }),
+            control: Some(MetricsCanarySide { runs: 200, live: 40, contained: 2, interventions: 2 }),
+            waits: true,
+        }],
         ..MetricsSnapshotResponse::default()
     }
 }
@@ -161,6 +169,14 @@ fn the_text_has_the_values_of_the_answer() {
         "failsafed_drill_overdue 1",
         "failsafed_drills_total{result=\"proved\"} 2",
         "failsafed_shadows 2",
+        "failsafed_canary_stage{policy=\"trainer\",stage=\"running\"} 1",
+        "failsafed_canary_stage{policy=\"trainer\",stage=\"withdrawn\"} 0",
+        "failsafed_canary_runs{policy=\"trainer\",side=\"candidate\",state=\"live\"} 4",
+        "failsafed_canary_runs{policy=\"trainer\",side=\"control\",state=\"ended\"} 160",
+        "failsafed_canary_contained_runs{policy=\"trainer\",side=\"candidate\"} 3",
+        "failsafed_canary_interventions_total{policy=\"trainer\",side=\"candidate\"} 5",
+        "failsafed_canary_waits{policy=\"trainer\"} 1",
+        "failsafed_canary_start_time_seconds{policy=\"trainer\"} 1800000000",
         "failsafed_shadow_inputs_dropped_total 7",
     ] {
         assert!(has(&text, line), "{line}\n--\n{text}");
