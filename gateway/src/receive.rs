@@ -160,7 +160,8 @@ impl Shared {
 
     async fn otlp(&self, stream: UnixStream, reporter: Reporter) -> Result<()> {
         let (decoding, reporting) = (self.decoding.clone(), self.reporting.clone());
-        let client = Arc::new(Client { reporter: Mutex::new(reporter), decoding, reporting });
+        let client =
+            Arc::new(Client { reporter: Mutex::new(reporter), earlier: Default::default(), decoding, reporting });
         let requests = AtomicU64::new(0);
         let service = service_fn(|request| {
             requests.fetch_add(1, Ordering::Relaxed);

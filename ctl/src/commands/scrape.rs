@@ -15,7 +15,7 @@ use crate::{
     exit::{Exit, Fail},
     render::print,
 };
-use failsafe_intake::{Taken, prometheus};
+use failsafe_intake::{Taken, histogram::Earlier, prometheus};
 use nix::{
     sys::{prctl, signal::Signal},
     unistd::{Pid, getppid},
@@ -23,7 +23,7 @@ use nix::{
 
 pub(super) fn scrape(args: &ScrapeArgs) -> Result<Exit, Fail> {
     if args.once {
-        let answer = once(args)?;
+        let answer = once(args, &mut Earlier::default())?;
         print(&format!("{answer}\n"))?;
         return Ok(if answer.starts_with("accepted 0 ") { Exit::Error } else { Exit::Done });
     }
@@ -37,9 +37,9 @@ pub(super) fn scrape(args: &ScrapeArgs) -> Result<Exit, Fail> {
             "the process that started this command has ended: start it from one that stays",
         ));
     }
-    let mut last = String::new();
+    let (mut last, mut earlier) = (String::new(), Earlier::default());
     while getppid() == parent {
-        let failure = once(args).err().map(|fail| fail.to_string()).unwrap_or_default();
+        let failure = once(args, &mut earlier).err().map(|fail| fail.to_string()).unwrap_or_default();
         // An endpoint that is not there yet, or no longer, is reported once.
         if !failure.is_empty() && failure != last {
             eprintln!("{failure}");
@@ -50,7 +50,8 @@ pub(super) fn scrape(args: &ScrapeArgs) -> Result<Exit, Fail> {
     Ok(Exit::Done)
 }
 
-fn once(args: &ScrapeArgs) -> Result<String, Fail> {
+/// `earlier`: what the port answered before.
+fn once(args: &ScrapeArgs, earlier: &mut Earlier) -> Result<String, Fail> {
     let Endpoint { address, path } = &args.endpoint;
     let failed = |why: String| Fail::new(Exit::Error, format!("cannot read http://{address}{path}: {why}"));
     let owner = owner::of(*address).map_err(failed)?;
@@ -58,7 +59,7 @@ fn once(args: &ScrapeArgs) -> Result<String, Fail> {
     if owner::of(*address).map_err(failed)? != owner {
         return Err(failed("another process took the port".to_owned()));
     }
-    let mut taken = prometheus::text(&body);
+    let mut taken = prometheus::text(&body, earlier);
     if !args.names.is_empty() {
         taken.values.retain(|value| args.names.iter().any(|name| selects(name, &value.name)));
     }
@@ -91,7 +92,7 @@ mod tests {
     fn a_name_selects_its_series_and_a_star_all_with_its_beginning() {
         assert!(selects("loss", "loss") && selects("loss", "loss/split/eval") && selects("lo*", "loss"));
         assert!(!selects("loss", "loss_total") && !selects("loss", "los") && !selects("a*", "loss"));
-        let taken = prometheus::text(b"loss 2.5\nlo$s 1\n");
+        let taken = prometheus::text(b"loss 2.5\nlo$s 1\n", &mut Earlier::default());
         assert_eq!(lines(Some("3"), &taken), "!rank 3\n!refused 1 name\nloss 2.5e0\n?\n");
     }
 }

@@ -11,6 +11,7 @@
 
 #[cfg(feature = "otlp")]
 pub mod gzip;
+pub mod histogram;
 mod name;
 #[cfg(feature = "otlp")]
 pub mod otlp;
@@ -18,6 +19,7 @@ pub mod prometheus;
 pub mod statsd;
 
 use failsafe_core::signal::{Series, metric_name};
+use histogram::{Earlier, Report};
 use name::Labels;
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -62,6 +64,8 @@ pub enum Why {
     Rate,
     /// A content type or a compression that is not taken.
     Encoding,
+    /// The buckets of a histogram.
+    Buckets,
     /// What failsafed did not answer for.
     Away,
 }
@@ -81,6 +85,7 @@ impl Why {
             Why::Size => "size",
             Why::Rate => "rate",
             Why::Encoding => "encoding",
+            Why::Buckets => "buckets",
             Why::Away => "away",
         }
     }
@@ -118,6 +123,18 @@ impl Taken {
             Ok(_) if self.values.len() >= MOST => self.refuse(Why::Many),
             Ok(value) => self.values.push(value),
             Err(why) => self.refuse(why),
+        }
+    }
+
+    /// Takes what the buckets of the histogram `name` say. `of`: the same with its labels, as of a value.
+    fn distribution(&mut self, name: &str, of: &Value, earlier: &mut Earlier, report: Report) {
+        // A label is a part of the name.
+        let series = format!("{} {}", of.name, of.rank.as_deref().unwrap_or_default());
+        let Some(interval) = earlier.interval(&series, report) else { return };
+        let labels = of.name.strip_prefix(name).unwrap_or_default();
+        for (part, value) in interval.values() {
+            let name = format!("{name}.{part}{labels}");
+            self.take(if metric_name(&name) { Ok(Value { name, value, ..of.clone() }) } else { Err(Why::Labels) });
         }
     }
 

@@ -3,21 +3,27 @@
 //! | Metric | Values |
 //! |---|---|
 //! | gauge, sum | `NAME` |
-//! | histogram, exponential histogram | `NAME.count`, `NAME.sum`, `NAME.min`, `NAME.max`, as far as they are given |
+//! | histogram, exponential histogram | `NAME.count`, `NAME.sum`, `NAME.min`, `NAME.max`, as far as they are given, and what [`histogram`](crate::histogram) makes of the buckets |
 //! | summary | `NAME.count`, `NAME.sum` |
 //!
 //! Attributes of a data point are labels. Of the resource, only `rank` counts: it names a series of the run. Which run it is, no
 //! attribute decides.
 
-use crate::{Labels, Taken, Why, labelled};
+use crate::{
+    Labels, Taken, Why,
+    histogram::{Counts, Earlier, Explicit, Exponential, Report},
+    labelled,
+};
 use failsafe_core::signal::{Series, metric_name};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse},
     common::v1::{AnyValue, KeyValue, any_value},
-    metrics::v1::{Metric, metric::Data, number_data_point},
+    metrics::v1::{AggregationTemporality, Metric, metric::Data, number_data_point},
 };
 use prost::Message;
 
+/// Temporality of a histogram of which the counts go on from report to report.
+const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
 /// Bit of the flags of a data point: it has no value (`FLAG_NO_RECORDED_VALUE`).
 const NO_VALUE: u32 = 1;
 
@@ -51,14 +57,14 @@ struct Status {
 }
 
 impl Form {
-    /// Reads a request.
+    /// Reads a request. `earlier`: what the same client sent before.
     ///
     /// # Errors
     /// [`Bad`].
-    pub fn read(self, bytes: &[u8]) -> Result<Taken, Bad> {
+    pub fn read(self, bytes: &[u8], earlier: &mut Earlier) -> Result<Taken, Bad> {
         match self {
-            Form::Protobuf => protobuf(bytes),
-            Form::Json => json(bytes),
+            Form::Protobuf => protobuf(bytes, earlier),
+            Form::Json => json(bytes, earlier),
         }
     }
 
@@ -88,18 +94,18 @@ impl Form {
 ///
 /// # Errors
 /// [`Bad`].
-pub fn protobuf(bytes: &[u8]) -> Result<Taken, Bad> {
-    ExportMetricsServiceRequest::decode(bytes).map(taken).map_err(Bad::Protobuf)
+pub fn protobuf(bytes: &[u8], earlier: &mut Earlier) -> Result<Taken, Bad> {
+    ExportMetricsServiceRequest::decode(bytes).map(|request| taken(request, earlier)).map_err(Bad::Protobuf)
 }
 
 /// Reads JSON.
 ///
 /// # Errors
 /// [`Bad`].
-pub fn json(bytes: &[u8]) -> Result<Taken, Bad> {
+pub fn json(bytes: &[u8], earlier: &mut Earlier) -> Result<Taken, Bad> {
     let mut request: serde_json::Value = serde_json::from_slice(bytes).map_err(Bad::Json)?;
     numbers(&mut request);
-    serde_json::from_value(request).map(taken).map_err(Bad::Json)
+    serde_json::from_value(request).map(|request| taken(request, earlier)).map_err(Bad::Json)
 }
 
 /// Bits of the flags of a data point that OpenTelemetry reserves. Here they stand for a value that JSON has no number for.
@@ -150,7 +156,7 @@ fn number_of(number: f64, flags: u32) -> f64 {
     }
 }
 
-fn taken(request: ExportMetricsServiceRequest) -> Taken {
+fn taken(request: ExportMetricsServiceRequest, earlier: &mut Earlier) -> Taken {
     let mut taken = Taken::default();
     for resource in request.resource_metrics {
         let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
@@ -158,16 +164,16 @@ fn taken(request: ExportMetricsServiceRequest) -> Taken {
         let rank = attributes.iter().find(|it| it.key == "rank").and_then(text);
         let rank = rank.map(|rank| if Series::rank(&rank).is_some() { rank } else { "?".to_owned() });
         for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
-            take(&mut taken, metric, rank.as_deref());
+            take(&mut taken, metric, rank.as_deref(), earlier);
         }
     }
     taken
 }
 
-fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
+fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>, earlier: &mut Earlier) {
     // One that is no name is refused with each value. It is copied for each: it can be as long as the request.
     let name = if metric_name(&metric.name) { metric.name } else { "?".to_owned() };
-    let mut value = |part: &str, value: f64, attributes: &[KeyValue]| {
+    let value = |taken: &mut Taken, part: &str, value: f64, attributes: &[KeyValue]| {
         let name = if part.is_empty() { name.clone() } else { format!("{name}.{part}") };
         let value = labels(attributes, rank).and_then(|labels| labelled(&name, value, labels));
         taken.take(value);
@@ -176,22 +182,48 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
         Some(Data::Gauge(gauge)) => gauge.data_points,
         Some(Data::Sum(sum)) => sum.data_points,
         Some(Data::Histogram(histogram)) => {
-            for point in histogram.data_points.iter().filter(|point| point.flags & NO_VALUE == 0) {
+            let adds_up = histogram.aggregation_temporality == CUMULATIVE;
+            for point in histogram.data_points.into_iter().filter(|point| point.flags & NO_VALUE == 0) {
                 let of = &point.attributes;
-                parts(&mut value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
+                parts(taken, &value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
+                // Without buckets only these are known.
+                let counts = (!point.bucket_counts.is_empty())
+                    .then(|| Explicit::new(point.explicit_bounds, point.bucket_counts).map(Counts::Explicit));
+                let Some(counts) = counts else { continue };
+                let began = point.start_time_unix_nano;
+                distribution(
+                    taken,
+                    (&name, of, rank),
+                    counts,
+                    |counts| Report { began, adds_up, least: point.min, greatest: point.max, counts },
+                    earlier,
+                );
             }
             return;
         }
         Some(Data::ExponentialHistogram(histogram)) => {
-            for point in histogram.data_points.iter().filter(|point| point.flags & NO_VALUE == 0) {
+            let adds_up = histogram.aggregation_temporality == CUMULATIVE;
+            for point in histogram.data_points.into_iter().filter(|point| point.flags & NO_VALUE == 0) {
                 let of = &point.attributes;
-                parts(&mut value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
+                parts(taken, &value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
+                let (above, below) = (point.positive.unwrap_or_default(), point.negative.unwrap_or_default());
+                let (above, below) =
+                    ((above.offset, &above.bucket_counts[..]), (below.offset, &below.bucket_counts[..]));
+                let counts = Exponential::new(point.scale, point.zero_count, point.zero_threshold, above, below);
+                let began = point.start_time_unix_nano;
+                distribution(
+                    taken,
+                    (&name, of, rank),
+                    counts.map(Counts::Exponential),
+                    |counts| Report { began, adds_up, least: point.min, greatest: point.max, counts },
+                    earlier,
+                );
             }
             return;
         }
         Some(Data::Summary(summary)) => {
             for point in summary.data_points.iter().filter(|point| point.flags & NO_VALUE == 0) {
-                parts(&mut value, &point.attributes, point.count, [("sum", Some(point.sum))]);
+                parts(taken, &value, &point.attributes, point.count, [("sum", Some(point.sum))]);
             }
             return;
         }
@@ -201,10 +233,10 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
     for point in points.iter().filter(|point| point.flags & NO_VALUE == 0) {
         match point.value {
             Some(number_data_point::Value::AsDouble(number)) => {
-                value("", number_of(number, point.flags), &point.attributes);
+                value(taken, "", number_of(number, point.flags), &point.attributes);
             }
             // Beyond 2^53 it is the nearest number of 64 bits.
-            Some(number_data_point::Value::AsInt(number)) => value("", number as f64, &point.attributes),
+            Some(number_data_point::Value::AsInt(number)) => value(taken, "", number as f64, &point.attributes),
             None => missing += 1,
         }
     }
@@ -212,16 +244,33 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
 }
 
 fn parts<const N: usize>(
-    value: &mut impl FnMut(&str, f64, &[KeyValue]),
+    taken: &mut Taken,
+    value: &impl Fn(&mut Taken, &str, f64, &[KeyValue]),
     attributes: &[KeyValue],
     count: u64,
     parts: [(&str, Option<f64>); N],
 ) {
-    value("count", count as f64, attributes);
+    value(taken, "count", count as f64, attributes);
     for (part, number) in parts {
         if let Some(number) = number {
-            value(part, number, attributes);
+            value(taken, part, number, attributes);
         }
+    }
+}
+
+/// What the buckets of a data point say. One that has no valid buckets is refused once.
+fn distribution(
+    taken: &mut Taken,
+    (name, attributes, rank): (&str, &[KeyValue], Option<&str>),
+    counts: Option<Counts>,
+    report: impl FnOnce(Counts) -> Report,
+    earlier: &mut Earlier,
+) {
+    let Some(counts) = counts else { return taken.refuse(Why::Buckets) };
+    // With another name, or labels that are refused, nothing is remembered. It was counted with the parts.
+    let whole = labels(attributes, rank).and_then(|labels| labelled(name, 0.0, labels));
+    if let Ok(whole) = whole {
+        taken.distribution(name, &whole, earlier, report(counts));
     }
 }
 

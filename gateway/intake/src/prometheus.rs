@@ -1,28 +1,101 @@
 //! The text format of Prometheus (`text/plain; version=0.0.4`): lines `NAME{LABEL="VALUE",...} VALUE [TIME]`.
 //!
-//! Comments and the time are left out. So are the buckets of histograms (`le`): their `_sum` and `_count` are values.
+//! Comments and the time are left out. The buckets of a histogram (`le`) are values by what [`histogram`](crate::histogram) makes of
+//! them, from the second text on: they add up since the start of who serves them.
 
-use crate::{Labels, Taken, Value, Why, labelled};
+use crate::{
+    Labels, MOST, Taken, Value, Why,
+    histogram::{BUCKETS, Counts, Earlier, Explicit, Report},
+    labelled,
+};
+use std::collections::BTreeMap;
 
-/// Reads one answer.
-pub fn text(bytes: &[u8]) -> Taken {
-    let mut taken = Taken::default();
+/// The end of the name of a bucket.
+const BUCKET: &str = "_bucket";
+
+/// Reads one answer. `earlier`: what the same port answered before.
+pub fn text(bytes: &[u8], earlier: &mut Earlier) -> Taken {
+    let (mut taken, mut histograms) = (Taken::default(), Histograms::default());
     for raw in bytes.split(|byte| *byte == b'\n') {
         match std::str::from_utf8(raw).map(str::trim) {
             Ok(text) if text.is_empty() || text.starts_with('#') => {}
             Ok(text) => match line(text) {
-                Ok(None) => {}
-                Ok(Some(value)) => taken.take(Ok(value)),
+                Ok(Sample::Value(value)) => taken.take(Ok(value)),
+                Ok(Sample::Bucket { name, of, upper, count }) => {
+                    if let Err(why) = histograms.add(name, of, upper, count) {
+                        taken.refuse(why);
+                    }
+                }
                 Err(why) => taken.take(Err(why)),
             },
             Err(_) => taken.refuse(Why::Format),
         }
     }
+    histograms.take(&mut taken, earlier);
     taken
 }
 
-/// `None`: a bucket of a histogram.
-fn line(text: &str) -> Result<Option<Value>, Why> {
+/// What a line has.
+enum Sample {
+    Value(Value),
+    /// So many values of the histogram `name`, which is `of` with its labels, are at most `upper`.
+    Bucket {
+        name: String,
+        of: Value,
+        upper: f64,
+        count: u64,
+    },
+}
+
+/// The buckets of one text, by histogram: its name with labels, and its rank.
+#[derive(Default)]
+struct Histograms {
+    all: BTreeMap<(String, Option<String>), (String, Value, Vec<(f64, u64)>)>,
+    buckets: usize,
+}
+
+impl Histograms {
+    fn add(&mut self, name: String, of: Value, upper: f64, count: u64) -> Result<(), Why> {
+        if self.buckets >= MOST {
+            return Err(Why::Many);
+        }
+        let key = (of.name.clone(), of.rank.clone());
+        let (.., buckets) = self.all.entry(key).or_insert_with(|| (name, of, Vec::new()));
+        // One more than there may be is refused below, as a whole.
+        if buckets.len() <= BUCKETS {
+            buckets.push((upper, count));
+            self.buckets += 1;
+        }
+        Ok(())
+    }
+
+    fn take(self, taken: &mut Taken, earlier: &mut Earlier) {
+        for (name, of, mut buckets) in self.all.into_values() {
+            buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+            let Some(counts) = counts(&buckets) else {
+                taken.refuse(Why::Buckets);
+                continue;
+            };
+            let report = Report { began: 0, adds_up: true, least: None, greatest: None, counts };
+            taken.distribution(&name, &of, earlier, report);
+        }
+    }
+}
+
+/// The last bucket is the one up to infinity. Each has the values of those before it too.
+fn counts(buckets: &[(f64, u64)]) -> Option<Counts> {
+    let (last, finite) = buckets.split_last()?;
+    let mut before = 0;
+    let mut apart = Vec::with_capacity(buckets.len());
+    for (_, count) in buckets {
+        apart.push(count.checked_sub(before)?);
+        before = *count;
+    }
+    let bounds = finite.iter().map(|(upper, _)| *upper).collect();
+    Explicit::new(bounds, apart).filter(|_| last.0 == f64::INFINITY).map(Counts::Explicit)
+}
+
+fn line(text: &str) -> Result<Sample, Why> {
     let end = text.find(|c: char| c == '{' || c.is_ascii_whitespace()).ok_or(Why::Format)?;
     let (name, rest) = text.split_at(end);
     let mut labels = Labels::default();
@@ -36,10 +109,14 @@ fn line(text: &str) -> Result<Option<Value>, Why> {
     if !time || words.next().is_some() {
         return Err(Why::Format);
     }
-    if labels.others.contains_key("le") {
-        return Ok(None);
+    let Some(upper) = labels.others.remove("le") else { return labelled(name, value, labels).map(Sample::Value) };
+    let name = name.strip_suffix(BUCKET).ok_or(Why::Name)?;
+    let upper = number(&upper).filter(|upper| !upper.is_nan()).ok_or(Why::Buckets)?;
+    // A count is whole; up to 2^53 exactly.
+    if !(value >= 0.0 && value < u64::MAX as f64 && value.fract() == 0.0) {
+        return Err(Why::Buckets);
     }
-    labelled(name, value, labels).map(Some)
+    Ok(Sample::Bucket { name: name.to_owned(), of: labelled(name, 0.0, labels)?, upper, count: value as u64 })
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -93,9 +170,52 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The first text of a port.
+    fn first(bytes: &[u8]) -> Taken {
+        text(bytes, &mut Earlier::default())
+    }
+
     #[test]
-    fn samples_are_values_and_comments_and_buckets_are_left_out() {
-        let taken = text(
+    fn the_buckets_of_a_histogram_are_the_values_since_the_text_before() {
+        let served = |counts: [u64; 3]| {
+            let [a, b, c] = counts;
+            format!(
+                "t_bucket{{op=\"x\",rank=\"3\",le=\"0.5\"}} {a}\nt_bucket{{op=\"x\",rank=\"3\",le=\"+Inf\"}} {c}\n\
+                 t_bucket{{op=\"x\",rank=\"3\",le=\"1\"}} {b}\n"
+            )
+        };
+        let mut earlier = Earlier::default();
+        assert_eq!(text(served([10, 20, 20]).as_bytes(), &mut earlier), Taken::default(), "since when is not known");
+        let lines = text(served([10, 22, 22]).as_bytes(), &mut earlier).lines();
+        let expected = "t.p50/op/x 7.5e-1 rank=3\nt.p90/op/x 9.5e-1 rank=3\nt.p99/op/x 9.95e-1 rank=3\n\
+            t.sample/op/x 6.25e-1 rank=3\nt.sample/op/x 8.75e-1 rank=3\n";
+        assert_eq!(lines, expected);
+        assert_eq!(text(served([1, 1, 1]).as_bytes(), &mut earlier), Taken::default(), "it began anew");
+        assert_eq!(text(served([2, 2, 2]).as_bytes(), &mut earlier).values.len(), 4);
+    }
+
+    #[test]
+    fn buckets_that_are_not_in_order_are_refused_once_for_each_histogram() {
+        for bad in [
+            "t_bucket{le=\"1\"} 5\nt_bucket{le=\"+Inf\"} 4\n",
+            "t_bucket{le=\"1\"} 5\n",
+            "t_bucket{le=\"1\"} 5\nt_bucket{le=\"1\"} 5\nt_bucket{le=\"+Inf\"} 5\n",
+            "t_bucket{le=\"x\"} 5\n",
+            "t_bucket{le=\"1\"} 0.5\n",
+            "t_bucket{le=\"1\"} NaN\n",
+        ] {
+            let taken = first(bad.as_bytes());
+            assert_eq!((taken.values.len(), taken.refused.get(&Why::Buckets)), (0, Some(&1)), "{bad}");
+        }
+        let many: String = (0..2 * BUCKETS).map(|n| format!("t_bucket{{le=\"{n}\"}} 1\n")).collect();
+        assert_eq!(first(many.as_bytes()).refused, [(Why::Buckets, 1)].into());
+        let many: String = (0..MOST + 5).map(|n| format!("t{n}_bucket{{le=\"+Inf\"}} 1\n")).collect();
+        assert_eq!(first(many.as_bytes()).refused, [(Why::Many, 5)].into());
+    }
+
+    #[test]
+    fn samples_are_values_and_comments_are_left_out() {
+        let taken = first(
             br#"# HELP train_loss The loss.
 # TYPE train_loss gauge
 train_loss{step="12",rank="0"} 2.5 1395066363000
@@ -131,7 +251,7 @@ rpc{quantile="0.99"} +Inf
             ("loss{a=\"b c\"} 1", Why::Labels),
             ("loss{step=\"1.5\"} 1", Why::Step),
         ] {
-            let taken = text(bad.as_bytes());
+            let taken = first(bad.as_bytes());
             assert_eq!((taken.values.len(), taken.refused.get(&why)), (0, Some(&1)), "{bad}: {taken:?}");
         }
     }
@@ -139,7 +259,7 @@ rpc{quantile="0.99"} +Inf
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-            let _taken = text(&bytes);
+            let _taken = first(&bytes);
         }
 
         #[test]

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!((took.bucket_counts.as_slice(), took.explicit_bounds.as_slice()), (&[2, 3, 1][..], &[0.5, 1.0][..]));
         assert_eq!((took.count, took.sum, text(&took.attributes)), (6, Some(4.5), "action=freeze".into()));
         // As the gateway itself reads it from others.
-        let lines = Form::Protobuf.read(&bytes).unwrap().lines();
+        let lines = Form::Protobuf.read(&bytes, &mut Default::default()).unwrap().lines();
         assert!(lines.contains("failsafe_up 1e0\n") && lines.contains("failsafed_drills_total/result/proved 3e0\n"));
     }
 

@@ -12,6 +12,7 @@ use super::reporter::{Answer, Reporter};
 use failsafe_intake::{
     Why,
     gzip::{self, BadGzip},
+    histogram::Earlier,
     otlp::Form,
 };
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
@@ -20,7 +21,12 @@ use hyper::{
     body::{Bytes, Incoming},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
-use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tonic::Code;
 
@@ -68,6 +74,8 @@ enum Over {
 pub(super) struct Client {
     /// Requests are answered one after the other.
     pub reporter: Mutex<Reporter>,
+    /// Histograms that it sent before.
+    pub earlier: std::sync::Mutex<Earlier>,
     /// Taken while a request is decoded.
     pub decoding: Arc<Semaphore>,
     /// Taken from then until failsafed has answered: what was decoded is some MB, and the memory of this process is bounded.
@@ -131,7 +139,11 @@ impl Client {
         let room = room.ok().and_then(Result::ok).ok_or_else(busy)?;
         let _alone = self.decoding.acquire().await;
         let message = if is_compressed { Cow::Owned(coding.decompress(message)?) } else { Cow::Borrowed(message) };
-        let taken = form.read(&message).map_err(|bad| {
+        let taken = {
+            let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+            form.read(&message, &mut earlier)
+        };
+        let taken = taken.map_err(|bad| {
             Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, bad.to_string()).counted(Why::Format)
         })?;
         Ok((taken.lines(), room))

@@ -2,7 +2,10 @@
 
 use super::*;
 use opentelemetry_proto::tonic::{
-    metrics::v1::{Gauge, Histogram, HistogramDataPoint, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum},
+    metrics::v1::{
+        ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint, NumberDataPoint,
+        ResourceMetrics, ScopeMetrics, Sum, exponential_histogram_data_point,
+    },
     resource::v1::Resource,
 };
 use proptest::prelude::*;
@@ -35,7 +38,11 @@ fn request(resource: Vec<KeyValue>, metrics: Vec<Metric>) -> ExportMetricsServic
 }
 
 fn read(resource: Vec<KeyValue>, metrics: Vec<Metric>) -> Taken {
-    protobuf(&request(resource, metrics).encode_to_vec()).unwrap()
+    protobuf(&request(resource, metrics).encode_to_vec(), &mut Earlier::default()).unwrap()
+}
+
+fn from_json(bytes: &[u8]) -> Result<Taken, Bad> {
+    json(bytes, &mut Earlier::default())
 }
 
 #[test]
@@ -61,6 +68,74 @@ fn a_histogram_is_its_count_sum_least_and_greatest() {
     let histogram = Data::Histogram(Histogram { data_points: vec![data], ..Histogram::default() });
     let taken = read(vec![], vec![metric("step.time", histogram)]);
     assert_eq!(taken.lines(), "step.time.count 4e0\nstep.time.sum 1e1\nstep.time.max 7.5e0\n");
+}
+
+fn histogram(temporality: AggregationTemporality, bounds: &[f64], counts: &[u64], attributes: Vec<KeyValue>) -> Metric {
+    let point = HistogramDataPoint {
+        count: counts.iter().sum(),
+        explicit_bounds: bounds.to_vec(),
+        bucket_counts: counts.to_vec(),
+        attributes,
+        ..HistogramDataPoint::default()
+    };
+    let data_points = vec![point];
+    metric("t", Data::Histogram(Histogram { data_points, aggregation_temporality: temporality as i32 }))
+}
+
+#[test]
+fn the_buckets_of_a_histogram_are_quantiles_and_samples_of_the_interval() {
+    let counts = |counts: &[u64], temporality| histogram(temporality, &[1.0, 2.0], counts, vec![word("op", "x")]);
+    let delta = read(vec![word("rank", "3")], vec![counts(&[0, 2, 0], AggregationTemporality::Delta)]);
+    let expected = "t.count/op/x 2e0 rank=3\nt.p50/op/x 1.5e0 rank=3\nt.p90/op/x 1.9e0 rank=3\nt.p99/op/x 1.99e0 rank=3\n\
+        t.sample/op/x 1.25e0 rank=3\nt.sample/op/x 1.75e0 rank=3\n";
+    assert_eq!(delta.lines(), expected);
+    let mut earlier = Earlier::default();
+    let mut lines = |of: &[u64]| {
+        let bytes = request(vec![], vec![counts(of, AggregationTemporality::Cumulative)]).encode_to_vec();
+        protobuf(&bytes, &mut earlier).unwrap().lines()
+    };
+    assert_eq!(lines(&[5, 0, 0]), "t.count/op/x 5e0\n", "since when is not known");
+    let second = lines(&[5, 1, 0]);
+    assert!(second.ends_with("\nt.sample/op/x 1.5e0\n") && second.lines().count() == 5, "{second}");
+}
+
+#[test]
+fn an_exponential_histogram_is_quantiles_and_samples_too() {
+    let buckets = |offset, bucket_counts| Some(exponential_histogram_data_point::Buckets { offset, bucket_counts });
+    let point = ExponentialHistogramDataPoint {
+        count: 2,
+        scale: 0,
+        positive: buckets(1, vec![2]),
+        negative: buckets(0, vec![]),
+        ..ExponentialHistogramDataPoint::default()
+    };
+    let of = |point: ExponentialHistogramDataPoint| {
+        let data_points = vec![point];
+        let aggregation_temporality = AggregationTemporality::Delta as i32;
+        metric("t", Data::ExponentialHistogram(ExponentialHistogram { data_points, aggregation_temporality }))
+    };
+    let lines = read(vec![], vec![of(point.clone())]).lines();
+    assert!(lines.ends_with("\nt.sample 2.5e0\nt.sample 3.5e0\n"), "{lines}");
+    let bad = read(vec![], vec![of(ExponentialHistogramDataPoint { scale: 99, ..point })]);
+    assert_eq!((bad.values.len(), bad.refused.get(&Why::Buckets)), (1, Some(&1)), "its count is a value all the same");
+}
+
+#[test]
+fn buckets_that_cannot_be_read_are_refused_once_for_each_point() {
+    let many: Vec<f64> = (0..2_000).map(f64::from).collect();
+    for (bounds, counts) in [(vec![2.0, 1.0], vec![1; 3]), (vec![1.0], vec![1; 3]), (many.clone(), vec![0; 2_001])] {
+        let taken = read(vec![], vec![histogram(AggregationTemporality::Delta, &bounds, &counts, vec![])]);
+        assert_eq!((taken.values.len(), taken.refused.get(&Why::Buckets)), (1, Some(&1)), "{bounds:?}");
+    }
+}
+
+#[test]
+fn the_buckets_of_a_histogram_in_json_are_text() {
+    let text =
+        br#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"t","histogram":{"aggregationTemporality":1,
+        "dataPoints":[{"count":"2","bucketCounts":["0","2","0"],"explicitBounds":[1,2]}]}}]}]}]}"#;
+    let lines = from_json(text).unwrap().lines();
+    assert!(lines.ends_with("\nt.sample 1.25e0\nt.sample 1.75e0\n"), "{lines}");
 }
 
 #[test]
@@ -99,10 +174,10 @@ fn json_is_read_as_the_specification_writes_it() {
         "scopeMetrics":[{"metrics":[{"name":"loss","gauge":{"dataPoints":[
         {"asDouble":2.5,"timeUnixNano":"1544712660300000000","attributes":[{"key":"step","value":{"intValue":"7"}}]},
         {"asInt":"3"}]}}]}]}]}"#;
-    assert_eq!(json(text).unwrap().lines(), "loss 2.5e0 7 rank=2\nloss 3e0 rank=2\n");
-    assert!(matches!(json(b"{\"resourceMetrics\":1}"), Err(Bad::Json(_))));
+    assert_eq!(from_json(text).unwrap().lines(), "loss 2.5e0 7 rank=2\nloss 3e0 rank=2\n");
+    assert!(matches!(from_json(b"{\"resourceMetrics\":1}"), Err(Bad::Json(_))));
     let deep = "[".repeat(100_000);
-    assert!(json(deep.as_bytes()).is_err());
+    assert!(from_json(deep.as_bytes()).is_err());
 }
 
 #[test]
@@ -111,7 +186,7 @@ fn json_reports_what_is_no_number_as_text() {
         let point = format!("{{\"asDouble\":{value},\"timeUnixNano\":\"1\"}}");
         let metric = format!("{{\"name\":\"loss\",\"gauge\":{{\"dataPoints\":[{point}]}}}}");
         let text = format!("{{\"resourceMetrics\":[{{\"scopeMetrics\":[{{\"metrics\":[{metric}]}}]}}]}}");
-        json(text.as_bytes())
+        from_json(text.as_bytes())
     };
     for (value, lines) in [
         ("\"NaN\"", "loss NaN\n"),
@@ -140,7 +215,7 @@ fn lists_in_lists_without_end_are_refused() {
     let nested = |depth: usize| {
         let list = (0..depth).fold(Vec::new(), |inner, _| field(5, &field(1, &inner)));
         let attribute = [field(1, b"rank"), field(2, &list)].concat();
-        protobuf(&field(1, &field(1, &field(1, &attribute))))
+        protobuf(&field(1, &field(1, &field(1, &attribute))), &mut Earlier::default())
     };
     assert!(nested(10).is_ok());
     assert!(matches!(nested(1_000), Err(Bad::Protobuf(_))));
@@ -149,8 +224,9 @@ fn lists_in_lists_without_end_are_refused() {
 proptest! {
     #[test]
     fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-        let _protobuf = protobuf(&bytes);
-        let _json = json(&bytes);
+        let mut earlier = Earlier::default();
+        let _protobuf = protobuf(&bytes, &mut earlier);
+        let _json = json(&bytes, &mut earlier);
     }
 
     #[test]

@@ -32,7 +32,7 @@ async fn collector(answers: Vec<(u16, Vec<u8>)>) -> (String, mpsc::UnboundedRece
                 let (token, content) = (header("x-token"), header("content-type"));
                 let path = request.uri().path().to_owned();
                 let body = request.into_body().collect().await.unwrap().to_bytes();
-                let lines = Form::Protobuf.read(&body).unwrap().lines();
+                let lines = Form::Protobuf.read(&body, &mut Default::default()).unwrap().lines();
                 let got = Got { path, token: token.unwrap_or_default(), content: content.unwrap_or_default(), lines };
                 let _gone = tx.send(got);
                 let answered = Response::builder().status(answer.0).body(Full::new(Bytes::from(answer.1.clone())));

@@ -1,0 +1,197 @@
+//! Histograms: what was observed in one interval, as quantiles and as samples.
+//!
+//! ```text
+//! buckets of a report ─► minus those of the report before, where they add up ─► .p50 .p90 .p99, and up to 64 values as .sample
+//! ```
+//! A value is known only by its bucket: it is placed evenly within it. So each of the results is wrong by the width of its bucket at
+//! most. The lowest and the highest bucket end at the least and the greatest value, where these are given; else the lowest ends at 0, if
+//! its bound is above 0, and a value beyond the last bound counts as that bound.
+
+mod exponential;
+
+pub use exponential::Exponential;
+
+use std::collections::BTreeMap;
+
+/// Most buckets of one report.
+pub const BUCKETS: usize = 512;
+/// Most samples of one interval, evenly spread over what was observed.
+pub const SAMPLES: u64 = 64;
+/// Series of which the last report is remembered, and their buckets in all.
+const REMEMBERED: usize = 256;
+const REMEMBERED_BUCKETS: usize = 8_192;
+/// Quantiles, with the end of their name.
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+
+/// Counts by bucket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explicit {
+    /// Upper bounds of all buckets but the last, which has none. They rise and are finite.
+    bounds: Vec<f64>,
+    counts: Vec<u64>,
+}
+
+impl Explicit {
+    /// `None`: the bounds do not rise or are not finite, there is not one more count than bounds, or there are too many.
+    #[must_use]
+    pub fn new(bounds: Vec<f64>, counts: Vec<u64>) -> Option<Explicit> {
+        let rises = bounds.windows(2).all(|pair| pair[0] < pair[1]) && bounds.iter().all(|bound| bound.is_finite());
+        let fits = counts.len() == bounds.len() + 1 && counts.len() <= BUCKETS;
+        (rises && fits).then_some(Explicit { bounds, counts })
+    }
+
+    /// `None`: it cannot be one that went on from the earlier one.
+    fn since(&self, earlier: &Explicit) -> Option<Explicit> {
+        let more = |(now, before): (&u64, &u64)| now.checked_sub(*before);
+        let counts = self.counts.iter().zip(&earlier.counts).map(more).collect::<Option<_>>()?;
+        (self.bounds == earlier.bounds).then(|| Explicit { bounds: self.bounds.clone(), counts })
+    }
+
+    fn total(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// The bounds of a bucket, as far as they are known.
+    fn bucket(&self, at: usize, least: Option<f64>, greatest: Option<f64>) -> Option<(f64, f64)> {
+        let upper = self.bounds.get(at).copied();
+        let lower = at.checked_sub(1).and_then(|before| self.bounds.get(before)).copied();
+        let upper = match (upper, greatest) {
+            (Some(bound), Some(greatest)) => bound.min(greatest),
+            (bound, greatest) => bound.or(greatest).or(lower)?,
+        };
+        let lower = match (lower, least) {
+            (Some(bound), Some(least)) => bound.max(least),
+            (None, None) if upper > 0.0 => 0.0,
+            (None, None) => upper,
+            (bound, least) => bound.or(least)?,
+        };
+        // What is given as least and greatest may be wrong.
+        Some((lower.min(upper), upper))
+    }
+}
+
+/// What one report says was observed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// When its counts began, in units of the sender; 0: not known.
+    pub began: u64,
+    /// Whether its counts go on from the report before.
+    pub adds_up: bool,
+    /// The least and the greatest value.
+    pub least: Option<f64>,
+    /// See `least`.
+    pub greatest: Option<f64>,
+    /// The counts.
+    pub counts: Counts,
+}
+
+/// Counts in one of the forms.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Counts {
+    /// Bounds that are listed.
+    Explicit(Explicit),
+    /// Bounds that follow from a scale.
+    Exponential(Exponential),
+}
+
+impl Counts {
+    fn since(&self, earlier: &Counts) -> Option<Counts> {
+        match (self, earlier) {
+            (Counts::Explicit(now), Counts::Explicit(earlier)) => now.since(earlier).map(Counts::Explicit),
+            (Counts::Exponential(now), Counts::Exponential(earlier)) => now.since(earlier).map(Counts::Exponential),
+            _ => None,
+        }
+    }
+
+    fn buckets(&self) -> usize {
+        match self {
+            Counts::Explicit(explicit) => explicit.counts.len(),
+            Counts::Exponential(exponential) => exponential.buckets(),
+        }
+    }
+}
+
+/// The last reports of series that add up, of one sender. Bounded: without room for one, its intervals are not known.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    all: BTreeMap<String, (u64, Counts)>,
+    buckets: usize,
+}
+
+impl Earlier {
+    /// What was observed since the last report of this series; `None`: that is not known, as it is the first one.
+    pub fn interval(&mut self, series: &str, report: Report) -> Option<Interval> {
+        let Report { began, adds_up, least, greatest, counts } = report;
+        let counts = if adds_up { self.since(series, began, counts)? } else { counts };
+        let counts = match counts {
+            Counts::Explicit(explicit) => explicit,
+            Counts::Exponential(exponential) => exponential.explicit()?,
+        };
+        Some(Interval { counts, least: finite(least), greatest: finite(greatest) })
+    }
+
+    fn since(&mut self, series: &str, began: u64, counts: Counts) -> Option<Counts> {
+        let earlier = self.all.remove(series);
+        self.buckets -= earlier.as_ref().map_or(0, |(_, counts)| counts.buckets());
+        let buckets = self.buckets + counts.buckets();
+        if self.all.len() < REMEMBERED && buckets <= REMEMBERED_BUCKETS {
+            self.buckets = buckets;
+            self.all.insert(series.to_owned(), (began, counts.clone()));
+        }
+        let (before, earlier) = earlier?;
+        // It began anew: all of it came since.
+        if before != began {
+            return Some(counts);
+        }
+        counts.since(&earlier)
+    }
+}
+
+fn finite(value: Option<f64>) -> Option<f64> {
+    value.filter(|value| value.is_finite())
+}
+
+/// What was observed in one interval.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interval {
+    counts: Explicit,
+    least: Option<f64>,
+    greatest: Option<f64>,
+}
+
+impl Interval {
+    /// The results, each with the end of its name; none if nothing was observed.
+    #[must_use]
+    pub fn values(&self) -> Vec<(&'static str, f64)> {
+        let total = self.counts.total();
+        if total == 0 {
+            return Vec::new();
+        }
+        let quantiles = QUANTILES.iter().map(|(part, of)| (*part, of * total as f64));
+        let samples = total.min(SAMPLES);
+        let sample = |n: u64| ("sample", (n as f64 + 0.5) / samples as f64 * total as f64);
+        let wanted = quantiles.chain((0..samples).map(sample));
+        wanted.filter_map(|(part, rank)| Some((part, self.at(rank)?))).collect()
+    }
+
+    /// The value below which `rank` of the values lie.
+    fn at(&self, rank: f64) -> Option<f64> {
+        let mut below = 0.0;
+        let mut found = None;
+        for (at, count) in self.counts.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let count = *count as f64;
+            found = Some((at, ((rank - below) / count).clamp(0.0, 1.0)));
+            if rank <= below + count {
+                break;
+            }
+            below += count;
+        }
+        let (at, part) = found?;
+        let (lower, upper) = self.counts.bucket(at, self.least, self.greatest)?;
+        // The difference of two bounds can be infinite.
+        Some(lower * (1.0 - part) + upper * part)
+    }
+}
+
+#[cfg(test)]
+mod tests;
