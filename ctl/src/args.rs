@@ -47,7 +47,7 @@ pub use policy::{
 pub use recording::{ExportArgs, ReplayArgs};
 pub use report::ReportArgs;
 pub use run::{RegisterArgs, RerunArgs, RunArgs};
-pub use scrape::{Endpoint, ScrapeArgs};
+pub use scrape::{Endpoint, RunScrape, ScrapeArgs};
 
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, time::Duration};

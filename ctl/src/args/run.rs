@@ -1,6 +1,6 @@
 //! Arguments of the commands that make a run: `run`, `rerun` and `register`.
 
-use super::{Output, node, reason};
+use super::{Output, RunScrape, node, reason};
 use clap::Args as ClapArgs;
 use std::{ffi::OsString, path::PathBuf};
 
@@ -33,7 +33,7 @@ pub struct NewRun {
 /// `run`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  failsafectl run --policy trainer.toml -- python3 train.py\n  failsafectl run -p trainer.toml --name job-1 --gpu 0,1 -- ./train.sh"
+    after_help = "Examples:\n  failsafectl run --policy trainer.toml -- python3 train.py\n  failsafectl run -p trainer.toml --name job-1 --gpu 0,1 -- ./train.sh\n  failsafectl run -p trainer.toml --scrape 9400/metrics -- python3 train.py"
 )]
 pub struct RunArgs {
     #[command(flatten)]
@@ -48,6 +48,8 @@ pub struct RunArgs {
     /// Replace failsafectl by the command: no messages about the run, and no own terminal for the command.
     #[arg(long)]
     pub no_watch: bool,
+    #[command(flatten)]
+    pub scrape: RunScrape,
     /// Where the watcher waits for the run's id (abstract unix socket); used by `run` itself.
     #[arg(long, hide = true, value_name = "NAME")]
     pub announce: Option<String>,
@@ -100,6 +102,8 @@ pub struct RerunArgs {
     /// Replace failsafectl by the command, as for `run`.
     #[arg(long)]
     pub no_watch: bool,
+    #[command(flatten)]
+    pub scrape: RunScrape,
     /// Where the watcher waits for the run's id (abstract unix socket); used by `rerun` itself.
     #[arg(long, hide = true, value_name = "NAME")]
     pub announce: Option<String>,

@@ -91,6 +91,7 @@ fn every_command_that_prints_has_json() {
         "replay r -o json",
         "export r -o f --json",
         "report loss 1 -o json",
+        "scrape 127.0.0.1:9400 --json",
         "node status -o json",
         "node usage",
         "doctor -o json",

@@ -9,12 +9,14 @@
 //!
 //! With `--no-watch` this process is the child. Invariants: everything that can fail without the daemon fails before the run is
 //! started; the command never runs as root unless `--user root` says so; between Start and exec nothing is started that is
-//! not the command; a command of another user gets no terminal, descriptor or variable of the caller.
+//! not the command, except the scrapers of `--scrape`, as the user; a command of another user gets no terminal, descriptor or
+//! variable of the caller.
 
 mod again;
 mod environment;
 mod left;
 mod restart;
+mod scraper;
 mod terminal;
 mod user;
 mod watch;
@@ -22,7 +24,7 @@ mod which;
 
 use super::{Place, manifest, named::Asked, without_gpus};
 use crate::{
-    args::RunArgs,
+    args::{RunArgs, RunScrape},
     client::{Client, block_on},
     exit::{Exit, Fail},
     render::{clean, json},
@@ -57,6 +59,8 @@ struct Starting<'a> {
     user: user::Target,
     /// Where it is executed, where that is not the present folder; then its variables are those of `command` alone.
     directory: Option<&'a Path>,
+    /// What is read of the run, as Prometheus reads it.
+    scrape: &'a RunScrape,
     /// The watcher's socket.
     announce: Option<&'a str>,
     quiet: bool,
@@ -77,8 +81,11 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     if let Some(warning) = warning.filter(|_| args.announce.is_none() && !args.quiet && !args.output.json()) {
         eprintln!("{warning}");
     }
+    if args.announce.is_none() {
+        scraper::check(place, &args.scrape, &asked)?;
+    }
     if !args.no_watch && args.announce.is_none() {
-        return watch::watch(place, user.is_other(), args.quiet);
+        return watch::watch(place, user.is_other(), args.quiet, args.scrape.is_asked());
     }
     let here = std::env::current_dir().map_err(|error| Fail::because("cannot find the present folder", &error))?;
     let with = restart::With {
@@ -108,6 +115,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         programs,
         user,
         directory: None,
+        scrape: &args.scrape,
         announce: args.announce.as_deref(),
         quiet: args.quiet,
         json: args.output.json(),
@@ -117,8 +125,8 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
 
 /// Starts the run with this process, and becomes its command.
 fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
-    let Starting { request, mut command, name, arguments, programs, user, directory, announce: watcher, quiet, json } =
-        starting;
+    let Starting { request, mut command, name, arguments, programs, user, directory, scrape, .. } = starting;
+    let Starting { announce: watcher, quiet, json, .. } = starting;
     // The event loop and the connection end with this block; what is left of them is close-on-exec.
     let run = block_on(async {
         let client = Client::connect(place.daemon).await?;
@@ -152,6 +160,7 @@ fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
         environment::close_descriptors()?;
     }
     user.become_it(&mut command)?;
+    scraper::start(scrape, &command, alone)?;
     if let Some(directory) = directory {
         // With the rights of the user.
         let failed = |error| Fail::because(format!("cannot enter {}", clean(&directory.display().to_string())), &error);

@@ -22,6 +22,7 @@ pub struct Launch<'a> {
     manifest: Option<PathBuf>,
     label: Option<&'a str>,
     env: Vec<(&'a str, OsString)>,
+    options: Vec<OsString>,
 }
 
 impl<'a> Launch<'a> {
@@ -37,6 +38,7 @@ impl<'a> Launch<'a> {
             manifest: None,
             label: None,
             env: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -87,6 +89,13 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// With these further options of `failsafectl run`.
+    #[must_use]
+    pub fn options<I: Into<OsString>>(mut self, options: impl IntoIterator<Item = I>) -> Launch<'a> {
+        self.options.extend(options.into_iter().map(Into::into));
+        self
+    }
+
     /// Starts `command` and waits until the run is listed.
     ///
     /// # Errors
@@ -98,7 +107,7 @@ impl<'a> Launch<'a> {
         let mut ctl = node.ctl_command(["run", "--no-watch", "--policy"]);
         ctl.arg(policy).args(["--name", self.name]).args(self.gpus.iter().flat_map(|gpu| ["--gpu", gpu]));
         ctl.args(self.manifest.iter().flat_map(|file| [OsStr::new("--manifest"), file.as_os_str()]));
-        ctl.args(self.label.iter().flat_map(|label| ["--label", label]));
+        ctl.args(self.label.iter().flat_map(|label| ["--label", label])).args(&self.options);
         match self.caller {
             Some(uid) => ctl.uid(uid).gid(uid),
             None => ctl.args(["--user", self.user]),

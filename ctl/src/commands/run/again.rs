@@ -96,7 +96,7 @@ pub(in crate::commands) fn rerun(place: &Place<'_>, args: &RerunArgs) -> Result<
     }
     let user = user::choose(Some(&of.owner_uid.to_string()), &Caller::this())?;
     if args.announce.is_none() && !args.no_watch {
-        return watch::watch(place, user.is_other(), args.quiet);
+        return watch::watch(place, user.is_other(), args.quiet, args.scrape.is_asked());
     }
     start(place, args, user, Plan { of, command, directory, environment, checkpoint })
 }
@@ -177,6 +177,7 @@ fn start(place: &Place<'_>, args: &RerunArgs, user: user::Target, plan: Plan) ->
         programs,
         user,
         directory: Some(&directory),
+        scrape: &args.scrape,
         announce: args.announce.as_deref(),
         quiet: args.quiet,
         json: args.output.json(),

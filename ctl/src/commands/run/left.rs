@@ -7,13 +7,21 @@ use crate::{
     render::count,
 };
 use failsafe_proto::v1 as pb;
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// How long the daemon may take to answer: the command's exit code waits for it.
 const ASKED: Duration = Duration::from_millis(500);
 
-/// What to say of the run, if processes of it are left.
-pub(super) async fn left(daemon: &Target, id: &str) -> Result<Option<String>, Fail> {
+/// How long the scrapers of the run may take to see that the command has ended, and how far apart it is looked.
+const SCRAPERS_END: Duration = Duration::from_secs(1);
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// What to say of the run, if processes of it are left. `scraped`: scrapers of the run are about to end.
+pub(super) async fn left(daemon: &Target, id: &str, scraped: bool) -> Result<Option<String>, Fail> {
     let asked = async {
         let request = pb::GetRequest { run: id.to_owned() };
         Ok::<_, Fail>(Client::connect(daemon).await?.runs().get(request).await?.into_inner())
@@ -25,7 +33,13 @@ pub(super) async fn left(daemon: &Target, id: &str) -> Result<Option<String>, Fa
         return Ok(None);
     }
     // What the daemon counted last may be older than the command's end.
-    let left = processes(mount.join(below.trim_start_matches('/')));
+    let root = mount.join(below.trim_start_matches('/'));
+    let mut left = processes(&root);
+    let until = Instant::now() + SCRAPERS_END;
+    while scraped && left > 0 && Instant::now() < until {
+        tokio::time::sleep(BETWEEN).await;
+        left = processes(&root);
+    }
     Ok((left > 0).then(|| {
         let left = count(left, "process", "processes");
         format!(
@@ -36,8 +50,8 @@ pub(super) async fn left(daemon: &Target, id: &str) -> Result<Option<String>, Fa
 }
 
 /// The processes in a cgroup and below it.
-fn processes(root: PathBuf) -> usize {
-    let (mut found, mut levels) = (0, vec![root]);
+fn processes(root: &Path) -> usize {
+    let (mut found, mut levels) = (0, vec![root.to_owned()]);
     while let Some(level) = levels.pop() {
         found += fs::read_to_string(level.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
         let below = fs::read_dir(&level).into_iter().flatten().flatten();

@@ -52,8 +52,8 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 /// Between two attempts to reach a daemon that does not answer.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// Starts the command in a child process and watches it. `other`: it runs as another user.
-pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit, Fail> {
+/// Starts the command in a child process and watches it. `other`: it runs as another user. `scraped`: a scraper ends with it.
+pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool, scraped: bool) -> Result<Exit, Fail> {
     let name = format!("failsafectl-run-{}", uuid::Uuid::new_v4());
     let failed = |error: &std::io::Error| Fail::because("cannot make the watcher's socket", error);
     let address = SocketAddr::from_abstract_name(&name).map_err(|error| failed(&error))?;
@@ -76,7 +76,8 @@ pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit,
         // The record of a kill follows the kill. Without a daemon there is nothing to wait for.
         let _in_time = last_record.recv_timeout(LAST_RECORDS);
     }
-    if let Some(text) = id.get().filter(|_| !quiet).and_then(|id| block_on(left::left(place.daemon, id)).ok().flatten())
+    if let Some(text) =
+        id.get().filter(|_| !quiet).and_then(|id| block_on(left::left(place.daemon, id, scraped)).ok().flatten())
     {
         print_line(false, &text);
     }
@@ -99,7 +100,7 @@ fn arguments(announce: &str) -> Vec<std::ffi::OsString> {
     out
 }
 
-fn itself() -> Result<std::path::PathBuf, Fail> {
+pub(super) fn itself() -> Result<std::path::PathBuf, Fail> {
     std::env::current_exe().map_err(|error| Fail::because("cannot find this program's own file", &error))
 }
 

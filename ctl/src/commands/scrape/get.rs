@@ -11,10 +11,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Largest answer, head and body, in bytes.
 const ANSWER: usize = 1 << 20;
 
+/// Why nothing was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// The kernel refuses the connection.
+    Denied,
+    /// Something else.
+    Other(String),
+}
+
+impl From<String> for Missed {
+    fn from(why: String) -> Missed {
+        Missed::Other(why)
+    }
+}
+
 /// The body of the answer.
-pub(super) fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>, String> {
+pub(super) fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>, Missed> {
     let until = Instant::now() + PATIENCE;
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Missed::Denied,
+        _ => Missed::Other(error.to_string()),
+    })?;
+    Ok(exchange(stream, address, path, until)?)
+}
+
+fn exchange(mut stream: TcpStream, address: SocketAddr, path: &str, until: Instant) -> Result<Vec<u8>, String> {
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: text/plain; version=0.0.4\r\nConnection: close\r\n\r\n"
     );
@@ -84,7 +106,10 @@ mod tests {
         });
         let got = get(address, "/m");
         assert!(server.join().unwrap().starts_with(b"GET /m HTTP/1.0\r\n"));
-        got
+        got.map_err(|missed| match missed {
+            Missed::Other(why) => why,
+            Missed::Denied => "denied".to_owned(),
+        })
     }
 
     #[test]
