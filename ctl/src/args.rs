@@ -16,6 +16,7 @@ mod nodes;
 mod output;
 mod policy;
 mod recording;
+mod relay;
 mod report;
 mod run;
 mod scrape;
@@ -45,6 +46,7 @@ pub use policy::{
     PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs, ShadowCommand,
 };
 pub use recording::{ExportArgs, ReplayArgs};
+pub use relay::RelayArgs;
 pub use report::ReportArgs;
 pub use run::{RegisterArgs, RerunArgs, RunArgs};
 pub use scrape::{Endpoint, RunScrape, ScrapeArgs};
@@ -154,6 +156,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Read a Prometheus endpoint of the run that this command runs in, and report its values, again and again.
     Scrape(ScrapeArgs),
+    /// Take OTLP and statsd at ports of this host, for libraries of the run that this command runs in.
+    Relay(RelayArgs),
     /// Show whether failsafe acts on runs, and have it observe for a time.
     Mode {
         /// What.

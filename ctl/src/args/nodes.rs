@@ -106,9 +106,8 @@ impl Command {
             Command::Man { .. } => NO_NODE,
             Command::Incident { what: IncidentCommand::Export(_) } | Command::Log { .. } | Command::Doctor(_) => FILES,
             Command::Replay(_) | Command::Export(_) => FILES,
-            Command::Run(_) | Command::Rerun(_) | Command::Register(_) | Command::Report(_) | Command::Scrape(_) => {
-                COMMANDS
-            }
+            Command::Run(_) | Command::Rerun(_) | Command::Register(_) => COMMANDS,
+            Command::Report(_) | Command::Scrape(_) | Command::Relay(_) => COMMANDS,
             Command::Manifest { .. } | Command::Checkpoint(_) => COMMANDS,
         }
     }

@@ -30,6 +30,7 @@ mod node;
 mod offline;
 mod policy;
 mod register;
+mod relay;
 mod replay;
 mod report;
 mod run;
@@ -133,6 +134,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
         Command::Export(args) => export::export(place, &args),
         Command::Report(args) => report::report(&args),
         Command::Scrape(args) => scrape::scrape(&args),
+        Command::Relay(args) => relay::relay(&args),
         Command::Mode { what } => match what {
             ModeCommand::Show(output) => mode::show(place, output),
             ModeCommand::Observe { length, reason, output } => mode::set(place, Some(length), &reason, output),

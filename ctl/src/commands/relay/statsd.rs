@@ -1,0 +1,140 @@
+//! statsd: each datagram of a process of the run becomes a frame on one connection to the gateway (four bytes of length, little endian,
+//! before each packet, as DogStatsD does it). Datagrams that cannot be sent on are lost, as with UDP.
+
+use super::{Losses, Lost, PAUSE};
+use crate::commands::scrape::owner;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{UdpSocket, UnixStream},
+    time::timeout,
+};
+
+/// Longest datagram, as the gateway takes it.
+const PACKET: usize = 8 << 10;
+/// A datagram that the gateway does not take within this time is lost. Meanwhile the kernel queues some.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long it counts that a sender is of the run, or is not.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// Senders that are remembered.
+const SENDERS: usize = 1_024;
+
+/// Carries datagrams for ever.
+pub(super) async fn receive(socket: UdpSocket, gateway: PathBuf) {
+    let (mut senders, losses, mut to) = (Senders::default(), Losses::default(), None);
+    let mut buffer = vec![0; PACKET + 1];
+    loop {
+        let Ok((read, sender)) = socket.recv_from(&mut buffer).await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        if read > PACKET {
+            losses.report(Lost::Large, &format!("a datagram of more than {PACKET} bytes is lost"));
+            continue;
+        }
+        match senders.is_own(sender).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let text = format!(
+                    "a datagram from {sender} is refused: its socket is not open, or not of a process of this run"
+                );
+                losses.report(Lost::Stranger, &text);
+                continue;
+            }
+            Err(why) => {
+                losses.report(Lost::Tables, &format!("a datagram from {sender} is refused: {why}"));
+                continue;
+            }
+        }
+        if let Err(why) = send(&mut to, &gateway, &buffer[..read]).await {
+            losses.report(Lost::Gateway, &format!("a datagram is lost: {}: {why}", gateway.display()));
+        }
+    }
+}
+
+/// Sends a frame. A connection that the gateway has closed is made anew, once.
+async fn send(to: &mut Option<UnixStream>, gateway: &Path, datagram: &[u8]) -> Result<(), String> {
+    let length = u32::try_from(datagram.len()).unwrap_or_default().to_le_bytes();
+    let frame = [&length, datagram].concat();
+    for is_last in [to.is_none(), true] {
+        let mut stream = match to.take() {
+            Some(open) => open,
+            None => UnixStream::connect(gateway).await.map_err(|error| error.to_string())?,
+        };
+        match timeout(PATIENCE, stream.write_all(&frame)).await {
+            Ok(Ok(())) => {
+                *to = Some(stream);
+                return Ok(());
+            }
+            Ok(Err(error)) if is_last => return Err(error.to_string()),
+            Ok(Err(_)) => {}
+            // A part of it may be sent: what follows would be read wrongly.
+            Err(_) => return Err(format!("it takes nothing for {} s", PATIENCE.as_secs())),
+        }
+    }
+    Ok(())
+}
+
+/// Who was looked up, and when.
+#[derive(Debug, Default)]
+struct Senders(BTreeMap<SocketAddr, (Instant, bool)>);
+
+impl Senders {
+    async fn is_own(&mut self, sender: SocketAddr) -> Result<bool, String> {
+        let now = Instant::now();
+        if let Some((_, own)) = self.0.get(&sender).filter(|(at, _)| now.duration_since(*at) < KNOWN_FOR) {
+            return Ok(*own);
+        }
+        let looked = tokio::task::spawn_blocking(move || owner::sends(sender)).await;
+        let own = looked.unwrap_or_else(|error| Err(error.to_string()))?;
+        if self.0.len() >= SENDERS {
+            self.0.retain(|_, (at, _)| now.duration_since(*at) < KNOWN_FOR);
+        }
+        if self.0.len() < SENDERS {
+            self.0.insert(sender, (now, own));
+        }
+        Ok(own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn a_datagram_is_a_frame_and_a_new_gateway_gets_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("statsd.sock");
+        let gateway = tokio::net::UnixListener::bind(&path).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let here = socket.local_addr().unwrap();
+        tokio::spawn(receive(socket, path.clone()));
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.send_to(b"loss:1|g", here).await.unwrap();
+        let (mut first, _) = gateway.accept().await.unwrap();
+        let mut got = [0; 12];
+        first.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"\x08\0\0\0loss:1|g");
+        drop(first);
+        client.send_to(b"loss:22|g", here).await.unwrap();
+        let (mut second, _) = gateway.accept().await.unwrap();
+        let mut got = [0; 13];
+        second.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"\x09\0\0\0loss:22|g");
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_has_closed_its_socket_is_not_of_the_run() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        assert_eq!(Senders::default().is_own(address).await, Ok(true));
+        drop(socket);
+        assert_eq!(Senders::default().is_own(address).await, Ok(false));
+    }
+}
