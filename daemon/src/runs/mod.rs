@@ -31,6 +31,7 @@ pub mod grants;
 pub mod guarded;
 pub mod held;
 pub mod lineage;
+mod live;
 pub mod modes;
 mod outage;
 pub mod owner;
@@ -299,7 +300,7 @@ pub struct Registry {
     root: CgroupRoot,
     kernel: Kernel,
     store: Store,
-    live: RwLock<BTreeMap<RunId, Arc<LiveRun>>>,
+    live: RwLock<live::Live>,
     guarded: RwLock<BTreeMap<RunId, Arc<GuardedRun>>>,
     /// Ends that are still to be written.
     unmarked: Mutex<Vec<EndedRun>>,
@@ -386,13 +387,13 @@ impl Registry {
 
     /// The ids of all runs that live or are guarded, also those of which the end is not tidied up.
     pub fn held(&self) -> Vec<RunId> {
-        let mut held: Vec<RunId> = self.live.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        let mut held: Vec<RunId> = self.live.read().unwrap_or_else(PoisonError::into_inner).ids().collect();
         held.extend(self.guarded.read().unwrap_or_else(PoisonError::into_inner).keys().copied());
         held
     }
 
     fn registered(&self) -> Vec<Arc<LiveRun>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.live.read().unwrap_or_else(PoisonError::into_inner).all().cloned().collect()
     }
 
     /// The live runs, by id.
@@ -404,14 +405,13 @@ impl Registry {
 
     /// The live run of that id.
     pub fn get(&self, id: RunId) -> Option<Arc<LiveRun>> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         live.filter(|run| run.ended().is_none())
     }
 
     /// The live run whose cgroup holds this path of `/proc/PID/cgroup`; the innermost where runs are nested.
     pub fn of_cgroup(&self, path: &std::path::Path) -> Option<Arc<LiveRun>> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.values().filter(|run| run.cgroup.contains(path)).max_by_key(|run| run.cgroup.level()).cloned()
+        self.live.read().unwrap_or_else(PoisonError::into_inner).of_cgroup(path).cloned()
     }
 
     /// Ended runs, oldest first; those that are still being tidied up last.
@@ -426,7 +426,7 @@ impl Registry {
 
     /// The ended run of that id, as in [`Registry::ended`].
     fn ended_of(&self, id: RunId) -> Option<Arc<EndedRun>> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         // In this order: a run that is moved between the two looks is in the second one.
         live.and_then(|run| run.ended().cloned()).or_else(|| {
             let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -501,7 +501,7 @@ impl Registry {
         }
         accounts.insert(live.run.id, account.clone());
         drop(accounts);
-        self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&live.run.id);
+        self.live.write().unwrap_or_else(PoisonError::into_inner).remove(live.run.id);
         (ended, account)
     }
 }

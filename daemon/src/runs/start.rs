@@ -291,7 +291,7 @@ impl Registry {
                     status: Mutex::new(status),
                     tally: Mutex::default(),
                 });
-                self.live.write().unwrap_or_else(PoisonError::into_inner).insert(live.run.id, live.clone());
+                self.live.write().unwrap_or_else(PoisonError::into_inner).insert(live.clone());
                 self.touched.note(live.run.id);
                 Ok(live)
             }
