@@ -4,6 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use failsafed::{
     config::Config,
     guard::pin_folder,
+    platform::heap,
     supervisor::{self, Origin, hold_hangup},
 };
 use std::{io::stdout, path::PathBuf, process::ExitCode};
@@ -50,6 +51,7 @@ enum Command {
 const OK: ExitCode = ExitCode::SUCCESS;
 
 fn main() -> anyhow::Result<ExitCode> {
+    heap::keep_large_blocks_apart();
     let args = Args::parse();
     match args.command {
         Some(Command::NvmlSampler(args)) => return failsafed::sensors::nvml::sampler_main(args).map(|()| OK),

@@ -3,20 +3,19 @@
 //! Invariant: `/proc/PID/environ` holds secrets. It is read into one buffer, which is overwritten before it is released; only
 //! values of named variables are copied. What a program sets for itself after its start is not there.
 
-use super::{
-    common,
-    folder::{Folder, is_gone},
-    process::Process,
-};
+use super::{common, folder::is_gone, process::Process};
 use crate::redact::Redactor;
 use failsafe_attest::{Fact, Json, Missing};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read},
 };
+use zeroize::Zeroizing;
 
 /// Bytes of one process's environment.
 const MOST: usize = 1 << 20;
+/// Bytes that almost every environment fits into.
+const USUAL: usize = 64 << 10;
 /// Longest value. A longer one is not kept in part: two that begin alike would be called equal.
 const VALUE: usize = 4 << 10;
 
@@ -34,9 +33,9 @@ pub(super) fn facts(
         names.iter().map(|name| (name.as_str(), Ok(BTreeSet::new()))).collect();
     let mut problem = cut.map(Missing::unavailable);
     let (mut read, mut kept) = (0, 0);
-    let mut buffer = vec![0; MOST + 1];
+    let mut buffer = Zeroizing::new(vec![0; USUAL]);
     for process in processes {
-        let length = match fill(&process.folder, &mut buffer) {
+        let length = match process.folder.file("environ").and_then(|file| fill(file, &mut buffer)) {
             // It ended, or has none.
             Ok(0) => process.ended().map(|ended| (!ended).then_some(0)),
             Ok(length) if length > MOST => {
@@ -79,8 +78,6 @@ pub(super) fn facts(
             break;
         }
     }
-    buffer.fill(0);
-    std::hint::black_box(&buffer);
     if read == 0 {
         problem.get_or_insert(Missing::unavailable("no process of the run has an environment that can be read"));
     }
@@ -94,19 +91,26 @@ pub(super) fn facts(
     facts
 }
 
-/// Reads into the buffer, as much as there is room for.
-fn fill(folder: &Folder, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut file = folder.file("environ")?;
+/// Reads a file into the buffer, at most one byte more than [`MOST`]. The buffer grows where it has to.
+fn fill(mut file: impl Read, buffer: &mut Zeroizing<Vec<u8>>) -> io::Result<usize> {
     let mut length = 0;
-    while length < buffer.len() {
+    loop {
+        if length == buffer.len() {
+            if length > MOST {
+                return Ok(length);
+            }
+            // Not `resize`, which leaves a copy in released memory. Here the old buffer is overwritten when it is dropped.
+            let mut larger = Zeroizing::new(vec![0; MOST + 1]);
+            larger[..length].copy_from_slice(buffer);
+            *buffer = larger;
+        }
         match file.read(&mut buffer[length..]) {
-            Ok(0) => break,
+            Ok(0) => return Ok(length),
             Ok(n) => length += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(length)
 }
 
 /// Whether it is no list of variables any more: programs write the title of their process over it (setproctitle).
@@ -152,6 +156,16 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!(found["OMP_NUM_THREADS"], Ok(Json::from("4")));
         assert_eq!(found["XLA_FLAGS"], Ok(Json::from("--token=[redacted] --x")));
+    }
+
+    #[test]
+    fn an_environment_is_read_whole_up_to_its_limit() {
+        for (length, expected) in [(0, 0), (USUAL, USUAL), (USUAL + 1, USUAL + 1), (MOST, MOST), (2 * MOST, MOST + 1)] {
+            let bytes: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            let mut buffer = Zeroizing::new(vec![0; USUAL]);
+            assert_eq!(fill(bytes.as_slice(), &mut buffer).unwrap(), expected);
+            assert_eq!(buffer[..expected], bytes[..expected]);
+        }
     }
 
     #[test]
