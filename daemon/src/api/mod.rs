@@ -36,6 +36,7 @@ mod manifest;
 mod metrics;
 mod mode;
 mod node;
+mod pace;
 mod peer;
 mod policy;
 mod quotas;

@@ -5,15 +5,15 @@
 
 use super::{
     connection::{Connection, Maker},
-    limits::{Bucket, PerSecond, Permit, Share},
+    limits::{Permit, Share},
+    pace::{Pace, Paces},
 };
 use failsafe_proto::ErrorReason;
 use std::{
-    collections::BTreeMap,
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -33,36 +33,8 @@ pub struct Timeouts {
     pub first_request: Duration,
     /// Without another one.
     pub idle: Duration,
-    /// Paces of users.
+    /// How fast requests may come.
     pub paces: Arc<Paces>,
-}
-
-/// The paces of users who have connections.
-#[derive(Debug)]
-pub struct Paces {
-    pace: PerSecond,
-    users: Mutex<BTreeMap<u32, Weak<Mutex<Bucket>>>>,
-}
-
-impl Paces {
-    /// The same for every user.
-    pub fn new(pace: PerSecond) -> Paces {
-        Paces { pace, users: Mutex::default() }
-    }
-
-    /// A user has one for all its connections; of the reserved share, each connection has its own.
-    fn of(&self, share: Share) -> Arc<Mutex<Bucket>> {
-        let new = || Arc::new(Mutex::new(Bucket::new(self.pace, Instant::now())));
-        let Share::User(uid) = share else { return new() };
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pace) = users.get(&uid).and_then(Weak::upgrade) {
-            return pace;
-        }
-        users.retain(|_, pace| pace.strong_count() > 0);
-        let pace = new();
-        users.insert(uid, Arc::downgrade(&pace));
-        pace
-    }
 }
 
 /// Who made a connection, and what it has under way.
@@ -73,7 +45,7 @@ pub struct Peer {
     /// When the last request began or ended, ms since `since`; 0: none came.
     last_ms: AtomicU64,
     since: Instant,
-    pace: Arc<Mutex<Bucket>>,
+    pace: Pace,
     cut: CancellationToken,
     timeouts: Timeouts,
     _permit: Permit,
@@ -82,8 +54,9 @@ pub struct Peer {
 impl Peer {
     /// Of a new connection.
     pub fn new(share: Share, permit: Permit, timeouts: Timeouts) -> Arc<Peer> {
-        let (pace, cut) = (timeouts.paces.of(share), CancellationToken::new());
-        let (open, last_ms, since) = (AtomicUsize::new(0), AtomicU64::new(0), Instant::now());
+        let since = Instant::now();
+        let (pace, cut) = (timeouts.paces.of(share, since), CancellationToken::new());
+        let (open, last_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
         Arc::new(Peer { share, open, last_ms, since, pace, cut, timeouts, _permit: permit })
     }
 
@@ -115,12 +88,12 @@ impl Peer {
     pub fn begin(self: &Arc<Peer>) -> UnderWay {
         self.note();
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).charge(Instant::now());
+        self.pace.charge(Instant::now());
         UnderWay(self.clone())
     }
 
     fn debt(&self) -> Duration {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).debt(Instant::now())
+        self.pace.wait(Instant::now())
     }
 
     /// How long it may still be idle; `None`: it is not.

@@ -10,7 +10,8 @@ use super::{
     incidents,
     limits::{Limit, PerSecond, Quota, Rate, Share, Usage},
     metrics, node,
-    peer::{Admitted, Paces, Timeouts},
+    pace::Paces,
+    peer::{Admitted, Timeouts},
     policy, runs, shadow, transparency,
     work::{THREADS, Work},
 };

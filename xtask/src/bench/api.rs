@@ -3,7 +3,7 @@
 
 use super::{
     Args,
-    crowd::{Crowd, rss_mib},
+    crowd::{Crowd, DEFAULT_PACE, UNPACED, rss_mib},
     report::Report,
     statistics::median,
 };
@@ -75,7 +75,8 @@ pub fn run(args: &Args) -> Result<Report> {
     for file in fs::read_dir(folder.path())?.flatten() {
         fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644))?;
     }
-    crowd.configure(&mut daemon, Some(&folder.path().join("roles.toml")))?;
+    let roles = folder.path().join("roles.toml");
+    crowd.configure(&mut daemon, Some(&roles), UNPACED)?;
     let path = |name: &str| folder.path().join(name).display().to_string();
     let settings = format!(
         "[remote]\naddress = \"127.0.0.1:0\"\ncertificate = {:?}\nkey = {:?}\nclient_ca = {:?}\n\
@@ -98,7 +99,11 @@ pub fn run(args: &Args) -> Result<Report> {
     };
     queries(&stage, args, rounds, &mut report)?;
     crowd.grow(&daemon, 1)?;
-    freezes(&stage, &daemon, &mut report)?;
+    freezes(&stage, &daemon, &mut report, "_without_pace")?;
+    // As on a node: the limits of a node are wide enough for the clients, and its pace holds.
+    crowd.configure(&mut daemon, Some(&roles), DEFAULT_PACE)?;
+    freezes(&stage, &daemon, &mut report, "")?;
+    crowd.configure(&mut daemon, Some(&roles), UNPACED)?;
     watchers(&stage, &daemon, &mut report)?;
     report.figure("gateway_rss_mib", rss_mib(&[gateway.pid()])?);
     lists(&stage, &daemon, &mut crowd, &mut report)?;
@@ -164,7 +169,7 @@ fn queries(stage: &Stage, args: &Args, rounds: usize, report: &mut Report) -> Re
 }
 
 /// Freezes alone, and while both servers are under load.
-fn freezes(stage: &Stage, daemon: &Daemon, report: &mut Report) -> Result<()> {
+fn freezes(stage: &Stage, daemon: &Daemon, report: &mut Report, how: &str) -> Result<()> {
     let runs = daemon.json(["list"])?;
     let run = runs[0]["id"].as_str().context("no run")?.to_owned();
     let freeze = || {
@@ -196,8 +201,8 @@ fn freezes(stage: &Stage, daemon: &Daemon, report: &mut Report) -> Result<()> {
     let loaded = loaded?;
     eprintln!("api: freezes alone {alone}, under load {loaded}");
     for (name, got) in [("alone", &alone), ("under_2000_clients", &loaded)] {
-        report.figure(&format!("freeze_{name}_p50_us"), number(got, "p50_us")?);
-        report.figure(&format!("freeze_{name}_max_us"), number(got, "max_us")?);
+        report.figure(&format!("freeze_{name}{how}_p50_us"), number(got, "p50_us")?);
+        report.figure(&format!("freeze_{name}{how}_max_us"), number(got, "max_us")?);
     }
     Ok(())
 }

@@ -15,6 +15,10 @@ use std::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Requests per second that no load reaches.
+pub const UNPACED: u32 = 100_000;
+/// Those of a node whose configuration says nothing.
+pub const DEFAULT_PACE: u32 = 200;
 const POLICY: &str = r#"
 [policy]
 name = "idle"
@@ -56,18 +60,21 @@ impl Crowd {
     }
 
     /// Has the daemon started again with this configuration: limits that the load does not reach, discovery of this crowd, and its
-    /// gateway. `roles`: of remote identities.
+    /// gateway. `roles`: of remote identities. `pace`: requests per second.
     ///
     /// # Errors
     /// The daemon does not come up.
-    pub fn configure(&self, daemon: &mut Daemon, roles: Option<&Path>) -> Result<()> {
-        let config = daemon.folder().join("failsafed.toml");
-        let before = fs::read_to_string(&config)?;
+    pub fn configure(&self, daemon: &mut Daemon, roles: Option<&Path>, pace: u32) -> Result<()> {
+        let (config, kept) = (daemon.folder().join("failsafed.toml"), daemon.folder().join("before.toml"));
+        if !kept.exists() {
+            fs::copy(&config, &kept)?;
+        }
+        let before = fs::read_to_string(&kept)?;
         let roles = roles.map(|path| format!("roles = {:?}\n", path.display().to_string())).unwrap_or_default();
         let wide = "{ per_user = 2000, total = 4000, reserve = 4000 }";
         let text = format!(
             "policy_dir = {:?}\n{before}\n[limits]\nconnections = {wide}\nstreams = {wide}\nrequests = {wide}\n\
-             requests_per_second = 100000\nper_connection = 1024\n\
+             requests_per_second = {pace}\nper_connection = 1024\n\
              [gateway]\nuser = \"nobody\"\ncgroup = \"/{name}/gateway\"\n{roles}\
              [discovery]\nroot = \"{name}\"\nruns = 1000\nruns_per_owner = 1000\nrescan_s = 1\n\
              [[discover]]\nname = \"crowd\"\nmatch = \"runs/run-*\"\npolicy = \"idle\"\n",

@@ -3,7 +3,7 @@
 
 use super::{
     Args,
-    crowd::{Crowd, family, rss_mib as rss_of},
+    crowd::{Crowd, UNPACED, family, rss_mib as rss_of},
     report::Report,
 };
 use crate::{
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<Report> {
     let own = tempfile::tempdir().context("making a folder")?;
     let mut daemon = Daemon::start(&options, own)?;
     let mut crowd = Crowd::new()?;
-    crowd.configure(&mut daemon, None)?;
+    crowd.configure(&mut daemon, None, UNPACED)?;
     let mut gateway = crowd.gateway(&daemon, folder.path(), "[metrics]\naddress = \"127.0.0.1:0\"\n")?;
     let port = gateway.address("metrics are served")?.port();
     let exporter = exporter()?;
