@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs in the machine, as root, started by failsafe-vm.service. The disk /dev/vdb is mounted at /payload:
 #   tree/   files of the host, under their own paths: the workspace's sources, and what was built
-#   vm/     this script, nextest and its arguments
+#   vm/     this script, nextest and its arguments; `halved` if these are the usual tests
 # What is to come back is put into /results, which goes to /dev/vdc as a tar.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root CI=true LANG=C.UTF-8
 export FAILSAFE_SKIP_LOG=/results/skipped.txt FAILSAFE_TEST_PATIENCE=6 FAILSAFE_VM=1
@@ -28,6 +28,13 @@ done
 
 say "kernel $(uname -r); lsm $(cat /sys/kernel/security/lsm); up $(cut -d' ' -f1 /proc/uptime) s"
 uname -r > /results/release
+# Of the usual tests, each kernel makes an attempt of the bypass suite as one of its two users; the two kernels together as both.
+if [ -e /payload/vm/halved ]; then
+    case "$(uname -r)" in
+    6.1.*) export FAILSAFE_BYPASS_HALF=0 ;;
+    *) export FAILSAFE_BYPASS_HALF=1 ;;
+    esac
+fi
 "$(cat /payload/vm/probe)" > /results/probe.jsonl 2> /results/probe.stderr || say "kernel_probe failed: $(cat /results/probe.stderr)"
 say "programs probed; up $(cut -d' ' -f1 /proc/uptime) s"
 

@@ -47,6 +47,9 @@ impl Payload {
         let workspace = shell::root().display().to_string();
         let write = |name: &str, text: &str| fs::write(vm.join(name), text).with_context(|| format!("writing {name}"));
         write("guest.sh", GUEST)?;
+        if arguments == super::usual() {
+            write("halved", "")?;
+        }
         write("workspace", &workspace)?;
         write("binds", &format!("{workspace}\n{target}\n"))?;
         write("probe", &probe.display().to_string())?;
