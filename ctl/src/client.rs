@@ -9,8 +9,9 @@ use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, canary_service_client::CanaryServiceClient,
     discovery_service_client::DiscoveryServiceClient, drill_service_client::DrillServiceClient,
     event_service_client::EventServiceClient, incident_service_client::IncidentServiceClient,
-    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
-    run_service_client::RunServiceClient, shadow_service_client::ShadowServiceClient,
+    log_service_client::LogServiceClient, node_service_client::NodeServiceClient,
+    policy_service_client::PolicyServiceClient, run_service_client::RunServiceClient,
+    shadow_service_client::ShadowServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -153,6 +154,11 @@ impl Client {
     /// Incidents.
     pub fn incidents(&self) -> IncidentServiceClient<Channel> {
         IncidentServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The audit log as a transparency log.
+    pub fn log(&self) -> LogServiceClient<Channel> {
+        LogServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// Fingerprints and statements.

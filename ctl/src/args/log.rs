@@ -34,13 +34,20 @@ pub enum LogCommand {
         output: Output,
     },
     /// Show the latest signed checkpoint of the log, or write it to a file to keep on another machine.
-    #[command(after_help = "Examples:\n  failsafectl log checkpoint\n  failsafectl log checkpoint -o node7.checkpoint")]
+    #[command(
+        after_help = "Examples:\n  failsafectl log checkpoint\n  failsafectl log checkpoint -o node7.checkpoint\n  \
+                            failsafectl --host node7:7443 log checkpoint --keys trusted.keys -o node7.checkpoint"
+    )]
     Checkpoint {
         #[command(flatten)]
         out: LogOut,
-        /// The public keys that may have signed it. Default: those that the daemon wrote to the state folder.
+        /// The public keys that may have signed it. Default: those that the daemon wrote to the state folder, or names.
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
+        /// Ask the daemon instead of reading the files of the state folder. This is the default for callers who may not read them, and
+        /// with --host.
+        #[arg(long)]
+        from_daemon: bool,
     },
     /// Copy the sealed segments of the log, its checkpoints and its tiles to a folder; again, to add what is new.
     Archive(ArchiveArgs),
@@ -57,6 +64,10 @@ pub enum LogCommand {
         checkpoint: Option<PathBuf>,
         #[command(flatten)]
         out: LogOut,
+        /// Ask the daemon instead of reading the files of the state folder. This is the default for callers who may not read them, and
+        /// with --host.
+        #[arg(long, conflicts_with = "checkpoint")]
+        from_daemon: bool,
     },
     /// Verify a proof offline: without the log, the daemon and the network.
     #[command(after_help = "Example:\n  failsafectl log verify-proof entry.tlog-proof --keys trusted.keys")]
@@ -185,6 +196,10 @@ pub struct ConsistencyArgs {
     /// The public keys that may have signed the checkpoints. Default: those that the daemon wrote to the state folder.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
+    /// Ask the daemon instead of reading the files of the state folder. This is the default for callers who may not read them, and
+    /// with --host.
+    #[arg(long, conflicts_with = "proof")]
+    pub from_daemon: bool,
     /// Write the proof to this file.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

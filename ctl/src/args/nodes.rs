@@ -68,8 +68,8 @@ impl Command {
     pub fn reach(&self) -> Reach {
         use super::PolicyCommand;
         use super::{
-            AttestCommand, DiscoverCommand, DrillCommand, Get, GpuCommand, IncidentCommand, ManifestCommand,
-            NodeCommand,
+            AttestCommand, DiscoverCommand, DrillCommand, Get, GpuCommand, IncidentCommand, LogCommand,
+            ManifestCommand, NodeCommand,
         };
         let source = |source: &super::Source| if source.offline() { FILES } else { Reach::Nodes };
         let watch = |once: bool| if once { Reach::Nodes } else { Reach::OneNode };
@@ -104,6 +104,9 @@ impl Command {
             Command::Incident { what: IncidentCommand::Watch(args) } => watch(args.once),
             Command::Incident { what: IncidentCommand::Verify(_) } | Command::Completion { .. } => NO_NODE,
             Command::Man { .. } => NO_NODE,
+            Command::Log {
+                what: LogCommand::Checkpoint { .. } | LogCommand::Consistency(_) | LogCommand::Prove { .. },
+            } => Reach::OneNode,
             Command::Incident { what: IncidentCommand::Export(_) } | Command::Log { .. } | Command::Doctor(_) => FILES,
             Command::Replay(_) | Command::Export(_) => FILES,
             Command::Run(_) | Command::Rerun(_) | Command::Register(_) => COMMANDS,

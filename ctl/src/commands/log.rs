@@ -1,8 +1,10 @@
-//! `log`: the audit log as a transparency log, offline: verification, checkpoints and proofs.
+//! `log`: the audit log as a transparency log, offline: verification, checkpoints and proofs. A daemon is asked only where its files
+//! cannot be read ([`daemon`]).
 
 mod archive;
 mod checkpoint;
 mod consistency;
+mod daemon;
 pub(super) mod keys;
 mod policy;
 mod prove;
@@ -27,9 +29,13 @@ pub(super) fn log(place: &Place<'_>, what: &LogCommand) -> Result<Exit, Fail> {
             }
         }
         LogCommand::Archive(args) => archive::archive(place, args),
-        LogCommand::Checkpoint { out, keys } => checkpoint::checkpoint(place, out, keys.as_deref()),
+        LogCommand::Checkpoint { out, keys, from_daemon } => {
+            checkpoint::checkpoint(place, out, keys.as_deref(), *from_daemon)
+        }
         LogCommand::Consistency(args) => consistency::consistency(place, args),
-        LogCommand::Prove { entry, checkpoint, out } => prove::prove(place, *entry, checkpoint.as_deref(), out),
+        LogCommand::Prove { entry, checkpoint, out, from_daemon } => {
+            prove::prove(place, *entry, checkpoint.as_deref(), out, *from_daemon)
+        }
         LogCommand::VerifyProof { file, keys, policy, json } => {
             prove::verify(place, file, &policy::Trust::of(keys.as_deref(), policy.as_deref()), *json)
         }

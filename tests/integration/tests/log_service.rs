@@ -167,3 +167,69 @@ fn another_user_reads_and_proves_the_entries_of_own_runs_only() -> Result<()> {
         Ok(())
     })
 }
+
+/// `failsafectl` as root, with a state folder that has nothing: all that it knows comes from the daemon.
+fn from_daemon(node: &Node, args: &[&str]) -> Result<integration::Said> {
+    let nowhere = node.file("nowhere");
+    let args = args.iter().copied().chain(["--from-daemon"]);
+    integration::Said::of(node.ctl_command(args).env("FAILSAFE_STATE_DIR", nowhere))
+}
+
+#[test]
+fn the_log_commands_ask_the_daemon_and_agree_with_the_files() -> Result<()> {
+    on_node("log-from-daemon", SIGNS_OFTEN, |node| {
+        let keys = node.file("keys").display().to_string();
+        std::fs::write(&keys, node.ctl(["attest", "key", "show"])?.expect(0)?.out)?;
+        let file = |name: &str| node.file(name).display().to_string();
+        let (old, proof, extended) = (file("old.checkpoint"), file("proof"), file("extended"));
+        // The daemon signs at its interval.
+        integration::wait_for_some("a checkpoint is signed", || {
+            let said = from_daemon(node, &["log", "checkpoint", "-o", &old])?;
+            Ok((said.code == 0).then_some(()))
+        })?;
+        let shown = from_daemon(node, &["log", "checkpoint", "--keys", &keys, "--json"])?.expect(0)?.json()?;
+        let by_files = node.ctl(["log", "checkpoint", "--json"])?.expect(0)?.json()?;
+        ensure!(shown["origin"] == by_files["origin"] && shown["key_id"] == by_files["key_id"], "{shown} {by_files}");
+
+        from_daemon(node, &["log", "prove", "0", "-o", &proof])?.expect(0)?;
+        node.ctl(["log", "verify-proof", &proof, "--keys", &keys])?.expect(0)?;
+        let none = from_daemon(node, &["log", "prove", "99999999"])?;
+        ensure!(none.code == 6 && none.err.contains("there is no entry 99999999"), "{} {}", none.code, none.err);
+
+        from_daemon(node, &["log", "consistency", &old, "-o", &extended])?.expect(0)?;
+        node.ctl(["log", "consistency", &old, "--proof", &extended, "--keys", &keys])?.expect(0)?;
+        // The log goes on: a heartbeat is written each second.
+        let newer = file("newer.checkpoint");
+        integration::wait_for_some("a later checkpoint is signed", || {
+            from_daemon(node, &["log", "checkpoint", "-o", &newer, "--force"])?.expect(0)?;
+            Ok((std::fs::read(&newer)? != std::fs::read(&old)?).then_some(()))
+        })?;
+        from_daemon(node, &["log", "consistency", &old, &newer])?.expect(0)?;
+        let stale = from_daemon(node, &["log", "consistency", &newer, &old, "--json"])?.expect(27)?.json()?;
+        ensure!(stale["verdict"] == "stale", "{stale}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_user_who_cannot_read_the_files_gets_checkpoint_and_own_proofs_from_the_daemon() -> Result<()> {
+    on_node("log-from-daemon-owner", SIGNS_OFTEN, |node| {
+        let own_run = Launch::new("mine", PLAIN).called_by(NOBODY).start(node, ["sleep", "600"])?;
+        let events = node.events()?;
+        let of = |run: &str| events.iter().find(|event| event["run"] == run).context("an entry about the run");
+        let mine = of(own_run.id())?["index"].as_u64().context("an index")?;
+        let as_nobody = |args: &[&str]| node.ctl_as(NOBODY, args.iter().copied());
+        integration::wait_for_some("a checkpoint covers the entry of the run", || {
+            let said = as_nobody(&["log", "checkpoint", "--json"])?;
+            Ok((said.code == 0 && said.json()?["entries"].as_u64() > Some(mine)).then_some(()))
+        })?;
+        let proved = as_nobody(&["log", "prove", &mine.to_string()])?.expect(0)?.out;
+        let proof = node.file("mine.proof");
+        std::fs::write(&proof, proved)?;
+        node.ctl(["log", "verify-proof", &proof.display().to_string()])?.expect(0)?;
+        let other = events.iter().find(|event| event["run"].is_null()).context("an entry about the node")?;
+        let refused = as_nobody(&["log", "prove", &other["index"].to_string()])?;
+        ensure!(refused.code == 6 && refused.err.contains("there is no entry"), "{} {}", refused.code, refused.err);
+        Ok(())
+    })
+}

@@ -2,6 +2,7 @@
 
 use super::{
     super::Place,
+    daemon,
     keys::{self, Known},
 };
 use crate::{
@@ -37,10 +38,22 @@ pub(super) fn of_note(note: Vec<u8>, shown: &str, known: &Known) -> Result<Opene
     Ok(Opened { note, checkpoint, tree, key })
 }
 
-pub(super) fn checkpoint(place: &Place<'_>, out: &LogOut, keys: Option<&Path>) -> Result<Exit, Fail> {
-    let known = keys::known(place, keys)?;
-    let path = place.state_dir.join(CHECKPOINT_FILE);
-    let opened = open(&path, &known)?;
+pub(super) fn checkpoint(
+    place: &Place<'_>,
+    out: &LogOut,
+    keys: Option<&Path>,
+    from_daemon: bool,
+) -> Result<Exit, Fail> {
+    let (opened, known) = match daemon::is_asked(place, from_daemon) {
+        true => {
+            let known = daemon::known(place, keys)?;
+            (of_note(daemon::checkpoint(place)?, daemon::SENT, &known)?, known)
+        }
+        false => {
+            let known = keys::known(place, keys)?;
+            (open(&place.state_dir.join(CHECKPOINT_FILE), &known)?, known)
+        }
+    };
     let Opened { note, checkpoint, tree, key } = &opened;
     let about = known.about(key);
     let text = match out.json {

@@ -3,6 +3,7 @@
 use super::{
     super::{Place, file},
     checkpoint::{self, Opened},
+    daemon,
     keys::{self, Known},
 };
 use crate::{
@@ -15,6 +16,7 @@ use failsafe_journal::tree::{
     extends::{NotExtended, extends},
     signed::CHECKPOINT_FILE,
 };
+use failsafe_proto::ErrorReason;
 use failsafe_tlog::{
     Checkpoint, ConsistencyFile,
     consistency_file::{self, BadConsistency},
@@ -22,6 +24,7 @@ use failsafe_tlog::{
 };
 use serde_json::json;
 use std::path::Path;
+use tonic::Status;
 
 /// What was found, for scripts and in words.
 struct Found {
@@ -35,16 +38,43 @@ struct Found {
 }
 
 const CONSISTENT: &str = "extended: the log of the newer checkpoint contains all entries of the earlier one, unchanged";
+/// Exit code, name, title and advice of a finding.
+type Kind = (Exit, &'static str, &'static str, &'static str);
+const OTHER_LOG: Kind = (
+    Exit::Forked,
+    "other-log",
+    "NOT EXTENDED: ANOTHER LOG",
+    "the log was begun anew, or a checkpoint is of another node: an entry about it, and what was set aside, must exist",
+);
+const FORKED: Kind = (Exit::Forked, "forked", "NOT EXTENDED: FORKED", KEEP);
+const SHORTENED: Kind = (Exit::Shortened, "shortened", "NOT EXTENDED: SHORTENED", KEEP);
+const STALE: Kind = (
+    Exit::Stale,
+    "stale",
+    "NOT EXTENDED: AN OLD CHECKPOINT IS PRESENTED AS NEW",
+    "get the latest checkpoint again; if it is log.checkpoint of the state folder, it was replaced by an older one",
+);
+const NOT_COMPARED: Kind = (
+    Exit::Partial,
+    "not-compared",
+    "NOT COMPARED",
+    "the proof needs entries that retention removed: compare a later checkpoint, or verify an archive of the log with it",
+);
 const KEEP: &str = "keep the folder and both checkpoints, and compare them with copies made earlier";
 
 pub(super) fn consistency(place: &Place<'_>, args: &ConsistencyArgs) -> Result<Exit, Fail> {
     if let Some(output) = &args.output {
         file::free(output, args.force)?;
     }
-    let known = keys::known(place, args.keys.as_deref())?;
+    let asked = args.proof.is_none() && daemon::is_asked(place, args.from_daemon);
+    let known = match asked {
+        true => daemon::known(place, args.keys.as_deref())?,
+        false => keys::known(place, args.keys.as_deref())?,
+    };
     let old = checkpoint::open(&args.old, &known)?;
     let (new, compared) = match &args.proof {
         Some(path) => by_proof(path, &old, &known)?,
+        None if asked => by_daemon(place, args.new.as_deref(), &old, &known)?,
         None => by_log(place, args.new.as_deref(), &old, &known)?,
     };
     let (found, hashes) = match compared {
@@ -92,29 +122,58 @@ fn by_log(place: &Place<'_>, new: Option<&Path>, old: &Opened, known: &Known) ->
     Ok((new, compared))
 }
 
+/// What the daemon proves, or finds. Its proof is verified here.
+fn by_daemon(place: &Place<'_>, new: Option<&Path>, old: &Opened, known: &Known) -> Result<(Opened, Compared), Fail> {
+    let new = new.map(|path| checkpoint::open(path, known)).transpose()?;
+    let given = new.as_ref().map(|new| new.note.as_slice());
+    let (hashes, note) = match daemon::extends(place, &old.note, given)? {
+        Ok(proved) => proved,
+        Err(status) => {
+            let found = refused(&status).ok_or_else(|| Fail::from(status))?;
+            // The daemon names no checkpoint in a refusal: it compared with its latest one.
+            let new = match new {
+                Some(new) => new,
+                None => checkpoint::of_note(daemon::checkpoint(place)?, daemon::SENT, known)?,
+            };
+            return Ok((new, Err(found)));
+        }
+    };
+    let new = match new {
+        Some(new) if new.note == note => new,
+        Some(_) => {
+            return Err(Fail::new(Exit::Error, "the daemon compared with another checkpoint than the given one"));
+        }
+        None => checkpoint::of_note(note.clone(), daemon::SENT, known)?,
+    };
+    let proof = ConsistencyFile { old: old.checkpoint.size, hashes, checkpoint: note };
+    let compared = match proof.verify(&old.checkpoint, &new.checkpoint) {
+        Ok(()) => Ok(proof.hashes),
+        Err(why) => Err(not_proved(&why)),
+    };
+    Ok((new, compared))
+}
+
+/// What a refusal of the daemon says about the log; `None`: nothing.
+fn refused(status: &Status) -> Option<Found> {
+    let (exit, verdict, title, advice) = match ErrorReason::of(status)? {
+        ErrorReason::OtherLog => OTHER_LOG,
+        ErrorReason::LogForked => FORKED,
+        ErrorReason::LogShortened => SHORTENED,
+        ErrorReason::CheckpointStale => STALE,
+        ErrorReason::NotCompared => NOT_COMPARED,
+        _ => return None,
+    };
+    Some(Found { exit, verdict, title, why: status.message().to_owned(), advice })
+}
+
 fn found(why: &NotExtended) -> Found {
     let (exit, verdict, title, advice) = match why {
-        NotExtended::OtherLog { .. } => (
-            Exit::Forked,
-            "other-log",
-            "NOT EXTENDED: ANOTHER LOG",
-            "the log was begun anew, or a checkpoint is of another node: an entry about it, and what was set aside, must exist",
-        ),
-        NotExtended::Forked { .. } => (Exit::Forked, "forked", "NOT EXTENDED: FORKED", KEEP),
-        NotExtended::Shortened { .. } => (Exit::Shortened, "shortened", "NOT EXTENDED: SHORTENED", KEEP),
-        NotExtended::Stale { .. } => (
-            Exit::Stale,
-            "stale",
-            "NOT EXTENDED: AN OLD CHECKPOINT IS PRESENTED AS NEW",
-            "get the latest checkpoint again; if it is log.checkpoint of the state folder, it was replaced by an older one",
-        ),
+        NotExtended::OtherLog { .. } => OTHER_LOG,
+        NotExtended::Forked { .. } => FORKED,
+        NotExtended::Shortened { .. } => SHORTENED,
+        NotExtended::Stale { .. } => STALE,
         // The others are no finding about the log.
-        NotExtended::Removed(_) | NotExtended::Tree(_) | NotExtended::Read(_) => (
-            Exit::Partial,
-            "not-compared",
-            "NOT COMPARED",
-            "the proof needs entries that retention removed: compare a later checkpoint, or verify an archive of the log with it",
-        ),
+        NotExtended::Removed(_) | NotExtended::Tree(_) | NotExtended::Read(_) => NOT_COMPARED,
     };
     Found { exit, verdict, title, why: chain(why), advice }
 }
@@ -193,7 +252,7 @@ fn as_text(
     }
     if found.is_none() && known.own {
         text.push_str(
-            "  the keys are those in the state folder of this node; to trust the result elsewhere, use --keys FILE\n",
+            "  the keys are those that this node names itself; to trust the result elsewhere, use --keys FILE\n",
         );
     }
     text

@@ -2,10 +2,12 @@
 
 use super::{
     super::Place,
+    daemon,
     policy::{Cosigned, Trust},
 };
 use crate::{
     args::LogOut,
+    client::Target,
     entry::log_file,
     exit::{Exit, Fail},
     render::{clean, json, print},
@@ -19,7 +21,33 @@ use failsafe_tlog::{ProofFile, proof_file};
 use serde_json::json;
 use std::path::Path;
 
-pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, out: &LogOut) -> Result<Exit, Fail> {
+pub(super) fn prove(
+    place: &Place<'_>,
+    entry: u64,
+    checkpoint: Option<&Path>,
+    out: &LogOut,
+    from_daemon: bool,
+) -> Result<Exit, Fail> {
+    let elsewhere = matches!(place.daemon, Target::Node(_));
+    if elsewhere && checkpoint.is_some() {
+        return Err(Fail::usage("--checkpoint: another node proves an entry in its latest checkpoint only"));
+    }
+    let proof = match checkpoint.is_none() && daemon::is_asked(place, from_daemon) {
+        true => daemon::prove(place, entry)?,
+        false => by_files(place, entry, checkpoint)?,
+    };
+    let bytes = proof.encode();
+    let text = match out.json {
+        true => json::text(&json!({
+            "entry": entry, "index": proof.index, "hashes": proof.hashes.len(), "bytes": bytes.len(),
+        })),
+        false => String::from_utf8_lossy(&bytes).into_owned(),
+    };
+    super::put(out, &bytes, &text)?;
+    Ok(Exit::Done)
+}
+
+fn by_files(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>) -> Result<ProofFile, Fail> {
     let latest = place.state_dir.join(CHECKPOINT_FILE);
     let path = checkpoint.unwrap_or(&latest);
     let note = super::read(path, "checkpoint", failsafe_tlog::note::MAX_BYTES)?;
@@ -28,7 +56,7 @@ pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, ou
     let parsed = failsafe_tlog::Checkpoint::unverified(&note).map_err(|error| Fail::because(&shown, &error))?;
     let log = log_file(place.state_dir);
     let dir = log.parent().unwrap_or(place.state_dir);
-    let proof = journal::prove(dir, entry, parsed, note).map_err(|error| {
+    journal::prove(dir, entry, parsed, note).map_err(|error| {
         let entries = HeadFile::read(&place.state_dir.join(HEAD_FILE)).ok().flatten().map(|head| head.entries);
         if let (journal::ProveError::NotCovered { .. }, Some(entries)) = (&error, entries.filter(|n| entry >= *n)) {
             let last = entries.saturating_sub(1);
@@ -43,16 +71,7 @@ pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, ou
             }
             _ => "`failsafectl log verify` says whether the log is intact",
         })
-    })?;
-    let bytes = proof.encode();
-    let text = match out.json {
-        true => json::text(&json!({
-            "entry": entry, "index": proof.index, "hashes": proof.hashes.len(), "bytes": bytes.len(),
-        })),
-        false => String::from_utf8_lossy(&bytes).into_owned(),
-    };
-    super::put(out, &bytes, &text)?;
-    Ok(Exit::Done)
+    })
 }
 
 pub(super) fn verify(place: &Place<'_>, file: &Path, trust: &Trust<'_>, as_json: bool) -> Result<Exit, Fail> {
