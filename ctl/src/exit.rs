@@ -51,6 +51,8 @@ pub enum Exit {
     Shortened = 26,
     /// `log consistency`, `log witness cosign`: the newer checkpoint is older than the earlier one.
     Stale = 27,
+    /// `attest verify --expect`: a PCR was quoted with another value than its reference value.
+    PcrsDiffer = 28,
     /// `policy would`: the call is denied.
     CallDenied = 30,
     /// `policy would`: what decides the call is known on the node only.

@@ -15,7 +15,7 @@ mod session;
 
 use crate::platform::apart;
 use failsafe_attest::{TpmKey, TpmStatus};
-use failsafe_tpm::{Pcrs, Quote, TpmError};
+use failsafe_tpm::{Endorsement, Pcrs, Quote, TpmError};
 use session::{Live, Session};
 use std::{
     path::PathBuf,
@@ -163,6 +163,14 @@ impl NodeTpm {
     pub fn key(&self) -> Result<TpmKey, NoTpm> {
         let public = self.ask(|live| live.key().map(|key| key.public))?;
         TpmKey::of(public).map_err(|error| NoTpm::Failed(error.to_string()))
+    }
+
+    /// The certificates of its endorsement keys, as its manufacturer left them.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn endorsements(&self) -> Result<Vec<Endorsement>, NoTpm> {
+        self.ask(|live| refused_alone(live.tpm.endorsements()))?.map_err(NoTpm::not_now)
     }
 
     /// A quote that is bound to these bytes, and the values of the PCRs that it covers.

@@ -85,7 +85,7 @@ pub struct AttestRunArgs {
 /// `attest verify`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json\n  failsafectl attest verify node.json --keys allowed-keys --require-tpm"
+    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json\n  failsafectl attest verify node.json --keys allowed-keys --require-tpm\n  failsafectl attest verify node.json --keys allowed-keys --expect expected.json\n  failsafectl attest verify node.json --keys allowed-keys --tpm-roots manufacturers.pem"
 )]
 pub struct AttestVerifyArgs {
     /// The statement's file; `-` is standard input.
@@ -97,9 +97,21 @@ pub struct AttestVerifyArgs {
     /// Also refuse a statement without a quote by a TPM key of the list of allowed keys.
     #[arg(long, requires = "keys")]
     pub require_tpm: bool,
+    /// Also refuse a statement if the list of allowed keys has no valid EK certificate of the TPM key that quoted it. The file has
+    /// the certificates of manufacturers' CAs, PEM.
+    #[arg(long, value_name = "FILE", requires = "keys")]
+    pub tpm_roots: Option<PathBuf>,
     /// The nonce that the statement must have.
     #[arg(long, value_name = "HEX", value_parser = nonce)]
     pub nonce: Option<Nonce>,
+    /// Also compare the quoted PCRs and the factors with these reference values, which `attest expect` wrote. The exit code is 28 if
+    /// a PCR differs.
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    /// Also replay this measurement list of IMA, a copy of /sys/kernel/security/ima/ascii_runtime_measurements of the node: its entries
+    /// must give the quoted PCR 10. The exit code is 28 if they do not.
+    #[arg(long, value_name = "FILE")]
+    pub ima: Option<PathBuf>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -155,7 +167,7 @@ pub struct AttestCommonArgs {
 /// `attest expect`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  failsafectl attest expect node-1.json node-2.json --keys allowed-keys -o expected.json\n  failsafectl node placeable --like expected.json"
+    after_help = "Examples:\n  failsafectl attest expect node-1.json node-2.json --keys allowed-keys -o expected.json\n  failsafectl node placeable --like expected.json\n  failsafectl attest verify node-3.json --keys allowed-keys --expect expected.json"
 )]
 pub struct AttestExpectArgs {
     /// Statements that are known to be good, all of nodes or all of runs.

@@ -7,10 +7,10 @@ use super::{Paint, clean, count, fill, quote, table, time};
 use crate::exit::Fail;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use failsafe_attest::{
-    Class, Comparison, Json, Statement, Status, Verdict, Verified,
+    Class, Comparison, Json, PcrFinding, Statement, Status, Verdict, Verified,
     diff::{Cell, Difference, Kind},
     statement::DigestOf,
-    tpm::{TPM_KEY, TPM_PREFIX},
+    tpm::{EK_PREFIX, TPM_KEY, TPM_PREFIX},
 };
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
@@ -62,8 +62,14 @@ pub fn written(file: &Path, statement: &Statement) -> String {
     )
 }
 
-/// A verified statement.
-pub fn verified(file: &Path, verified: &Verified, zone: &TimeZone, paint: Paint) -> String {
+/// A verified statement. `expected`: how the quoted PCRs compare with reference values, if some were given.
+pub fn verified(
+    file: &Path,
+    verified: &Verified,
+    expected: Option<&[PcrFinding]>,
+    zone: &TimeZone,
+    paint: Paint,
+) -> String {
     let Verified { statement, key, allowed, .. } = verified;
     let predicate = &statement.predicate;
     let mut out = match allowed {
@@ -84,7 +90,7 @@ pub fn verified(file: &Path, verified: &Verified, zone: &TimeZone, paint: Paint)
             ("nonce", predicate.nonce.clone()),
             ("tpm quote", quote::summary(verified)),
             ("quote proves", quote::proved(verified)),
-            ("not proved", quote::not_proved(verified)),
+            ("not proved", quote::not_proved(verified, expected)),
             ("producer", format!("{} {}", predicate.producer.name, predicate.producer.version)),
             ("regime", format!("{} ({declared})", predicate.regime.name)),
             ("classes", format!("{} {}", predicate.table.name, predicate.table.digest)),
@@ -246,11 +252,16 @@ pub fn comparison_json(sides: &[Side<'_>], comparison: &Comparison, show_identit
 }
 
 /// Public keys, as lines for a list of allowed keys.
-pub fn keys(keys: &[pb::NodeKey], no_tpm: &str, host: &str, zone: &TimeZone) -> String {
+pub fn keys(keys: &[pb::NodeKey], (no_tpm, no_endorsement): (&str, &str), host: &str, zone: &TimeZone) -> String {
     let line = |key: &pb::NodeKey| {
         let base64 = STANDARD.encode(&key.public_key);
         if key.kind == TPM_KEY {
-            return format!("{} {TPM_PREFIX}{base64} {}\n", clean(&key.keyid), clean(&format!("{host}, {TPM_KEY}")));
+            let line = format!("{} {TPM_PREFIX}{base64} {}\n", clean(&key.keyid), clean(&format!("{host}, {TPM_KEY}")));
+            let endorsement = |one: &pb::EndorsementCertificate| {
+                let (id, base64) = (clean(&key.keyid), STANDARD.encode(&one.certificate));
+                format!("{id} {EK_PREFIX}{base64} {}\n", clean(&format!("{host}, EK certificate, {}", one.kind)))
+            };
+            return line + &key.endorsements.iter().map(endorsement).collect::<String>();
         }
         let created = time::wall(key.created_ns.into(), zone);
         let until = match key.retired_ns {
@@ -260,8 +271,12 @@ pub fn keys(keys: &[pb::NodeKey], no_tpm: &str, host: &str, zone: &TimeZone) -> 
         let comment = format!("{host}, {}, created {created}{until}", key.kind);
         format!("{} {base64} {}\n", clean(&key.keyid), clean(&comment))
     };
-    let none = if no_tpm.is_empty() { String::new() } else { format!("# no TPM key: {}\n", clean(no_tpm)) };
-    keys.iter().map(line).chain([none]).collect()
+    let none = |what: &str, why: &str| match why.is_empty() {
+        true => String::new(),
+        false => format!("# no {what}: {}\n", clean(why)),
+    };
+    let none = [none("TPM key", no_tpm), none("EK certificate", no_endorsement)];
+    keys.iter().map(line).chain(none).collect()
 }
 
 /// A public key for programs.
@@ -272,6 +287,11 @@ pub fn key_json(key: &pb::NodeKey) -> Value {
         "kind": key.kind,
         "created_ns": key.created_ns,
         "retired_ns": key.retired_ns,
+        "endorsements": key.endorsements.iter().map(|one| json!({
+            "nv_index": one.nv_index,
+            "kind": one.kind,
+            "certificate": STANDARD.encode(&one.certificate),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! A TPM's quote: whether there is one, by which key, and what it proves.
 
-use failsafe_attest::{Statement, TpmStatus, Verified, VerifiedQuote};
+use failsafe_attest::{PcrFinding, PcrState, Pcrs, Statement, TpmStatus, Verified, VerifiedQuote};
 use serde_json::{Value, json};
 
 /// A few words for the line about a file that was written.
@@ -37,7 +37,7 @@ pub fn proved(verified: &Verified) -> String {
         Some(quote @ VerifiedQuote { allowed: Some(_), quoted, .. }) => format!(
             "the TPM with this key quoted this statement and its nonce, and PCRs {} (SHA-256) had the values of \
              node/tpm/pcr/sha256/* then; resets of the TPM until then: {}",
-            ranges(quote),
+            ranges(&quote.pcrs),
             quoted.resets
         ),
         Some(_) => "nothing".to_owned(),
@@ -45,15 +45,30 @@ pub fn proved(verified: &Verified) -> String {
     }
 }
 
-/// What does not follow from it.
-pub fn not_proved(verified: &Verified) -> String {
+/// What does not follow from it. `expected`: how the PCRs compare with reference values; `None`: none were given.
+pub fn not_proved(verified: &Verified, expected: Option<&[PcrFinding]>) -> String {
     match &verified.quote {
-        Some(VerifiedQuote { allowed: Some(_), .. }) => {
+        Some(VerifiedQuote { allowed: Some(_), .. }) => format!(
             "that the key is in a genuine TPM, and in the node whose software key signed (whoever put both on the list \
-             vouches for that); that the values of the PCRs are good ones; that other factors are true (root on the node can change them)"
-                .to_owned()
-        }
+             vouches for that); {}that other factors are true (root on the node can change them)",
+            not_judged(expected)
+        ),
         _ => String::new(),
+    }
+}
+
+/// What the reference values leave open about the PCRs.
+fn not_judged(expected: Option<&[PcrFinding]>) -> String {
+    let Some(findings) = expected else {
+        return "that the values of the PCRs are good ones: no reference values were given (--expect), and the quote \
+                proves only which values the TPM had; "
+            .to_owned();
+    };
+    let open = findings.iter().filter(|one| one.state == PcrState::NoReference).map(|one| (one.pcr, [0; 32]));
+    let open = Pcrs(open.collect());
+    match open.0.is_empty() {
+        true => String::new(),
+        false => format!("that the values of PCRs {} are good ones: they have no reference value; ", ranges(&open)),
     }
 }
 
@@ -77,9 +92,9 @@ pub fn json(verified: &Verified) -> Value {
 }
 
 /// The numbers of the PCRs, such as `0-7, 10`.
-fn ranges(quote: &VerifiedQuote) -> String {
+pub fn ranges(pcrs: &Pcrs) -> String {
     let mut ranges: Vec<(u8, u8)> = Vec::new();
-    for pcr in quote.pcrs.0.keys().copied() {
+    for pcr in pcrs.0.keys().copied() {
         match ranges.last_mut() {
             Some((_, last)) if *last + 1 == pcr => *last = pcr,
             _ => ranges.push((pcr, pcr)),

@@ -2,7 +2,7 @@
 
 use super::{Paint, attest::cell_text, clean, count, fill, table};
 use failsafe_attest::{
-    Class, Verdict,
+    Class, PcrFinding, PcrState, PcrVerdict, Verdict,
     common::{Common, Shared},
     reference::Checked,
 };
@@ -72,11 +72,7 @@ pub fn like(file: &Path, checked: &Checked, is_checked: bool, paint: Paint) -> S
         Verdict::CannotKnow => (paint.warn(name), "a factor that can change results is not known"),
     };
     let mut out = format!("{name}: {meaning}\n");
-    for one in &checked.mismatches {
-        let _ = writeln!(out, "\n{}  [{}]", paint.head(&clean(&one.path)), one.class);
-        let _ = writeln!(out, "  expected   {}\n  this node  {}", cell_text(&one.expected), cell_text(&one.found));
-        explained(&mut out, &one.reason, &one.citation, paint);
-    }
+    mismatches(&mut out, checked, "this node", paint);
     let keys = if is_checked { "" } else { "not checked: anybody may have signed the file (--keys)" };
     let _ = write!(
         out,
@@ -91,6 +87,65 @@ pub fn like(file: &Path, checked: &Checked, is_checked: bool, paint: Paint) -> S
         )
     );
     out
+}
+
+/// How a statement compares with reference values: its quoted PCRs, and its factors.
+pub fn expected(file: &Path, pcrs: &[PcrFinding], checked: &Checked, paint: Paint) -> String {
+    let file = clean(&file.display().to_string());
+    let judged = pcrs.iter().filter(|one| one.state != PcrState::NoReference).count();
+    let equal = pcrs.iter().filter(|one| one.state == PcrState::Equal).count();
+    let judged = count(judged, "PCR", "PCRs");
+    let mut out = match PcrVerdict::of(pcrs) {
+        PcrVerdict::Equal => {
+            format!("\n{}: {judged} of {file}\n", paint.good("every PCR with a reference value is as expected"))
+        }
+        PcrVerdict::Differ => {
+            format!("\n{}: {equal} of {judged} as in {file}\n", paint.bad("PCRs differ from their reference values"))
+        }
+        PcrVerdict::CannotKnow => {
+            format!("\n{}: {equal} of {judged} as in {file}\n", paint.warn("not every expected PCR is quoted"))
+        }
+        PcrVerdict::NoReference => format!(
+            "\n{}: {file} has none: a quote proves which values the PCRs had, not that they are good\n",
+            paint.warn("no reference values of PCRs")
+        ),
+    };
+    let hex = |value: &Option<String>| value.clone().unwrap_or_default();
+    for one in pcrs {
+        let what = match one.state {
+            PcrState::Equal => continue,
+            PcrState::Differs => {
+                format!("differs\n  expected        {}\n  quoted          {}", hex(&one.expected), hex(&one.found))
+            }
+            PcrState::NotQuoted => {
+                format!("is not quoted by an allowed TPM key\n  expected        {}", hex(&one.expected))
+            }
+            PcrState::NoReference => format!("has no reference value\n  quoted          {}", hex(&one.found)),
+        };
+        let _ = writeln!(out, "PCR {} (SHA-256) {what}", one.pcr);
+    }
+    let (name, meaning) = match checked.verdict {
+        Verdict::ResultEqual => {
+            (paint.good("factors as expected"), "every value that can change results is as expected")
+        }
+        Verdict::PerformanceDiffers => (paint.warn("performance-differs"), "only factors that change speed differ"),
+        Verdict::ResultDiffers => (paint.bad("result-differs"), "a factor that can change results differs"),
+        Verdict::CannotKnow => (paint.warn("cannot-know"), "a factor that can change results is not known"),
+    };
+    let _ = writeln!(out, "{name}: {meaning} ({} equal)", count(checked.matches, "factor", "factors"));
+    mismatches(&mut out, checked, "this statement", paint);
+    out
+}
+
+/// The factors that differ or are not known; `whose` says of what the found values are.
+fn mismatches(out: &mut String, checked: &Checked, whose: &str, paint: Paint) {
+    let width = whose.len();
+    for one in &checked.mismatches {
+        let _ = writeln!(out, "\n{}  [{}]", paint.head(&clean(&one.path)), one.class);
+        let (expected, found) = (cell_text(&one.expected), cell_text(&one.found));
+        let _ = writeln!(out, "  {:width$}  {expected}\n  {whose}  {found}", "expected");
+        explained(out, &one.reason, &one.citation, paint);
+    }
 }
 
 /// Why a factor has its class, and who found that.

@@ -3,7 +3,7 @@
 //! Invariant: the id of a key is the SHA-256 of the key, so an id names one key only. Each line of an allowed-keys file is
 //! checked for that.
 
-use crate::tpm::{TPM_PREFIX, TpmKey};
+use crate::tpm::{EK_PREFIX, MAX_CERTIFICATE, TPM_PREFIX, TpmKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -93,10 +93,13 @@ pub struct AllowedKeys {
     keys: BTreeMap<KeyId, (PublicKey, String)>,
     /// Keys of TPMs, by their comments.
     tpm: BTreeMap<KeyId, String>,
+    /// Certificates of the endorsement keys of these TPMs, DER, not verified.
+    endorsements: BTreeMap<KeyId, Vec<Vec<u8>>>,
 }
 
 impl AllowedKeys {
-    /// Reads lines `KEYID BASE64 COMMENT`, and `KEYID tpm:BASE64 COMMENT` for keys of TPMs. Empty lines and lines that begin with `#` are skipped.
+    /// Reads lines `KEYID BASE64 COMMENT`; `KEYID tpm:BASE64 COMMENT` for keys of TPMs, and `KEYID ek:BASE64 COMMENT` for the
+    /// certificates of the endorsement keys of their TPMs. Empty lines and lines that begin with `#` are skipped.
     ///
     /// # Errors
     /// The first line that is no such line.
@@ -105,6 +108,7 @@ impl AllowedKeys {
             return Err(KeysFileError::TooLarge(text.len()));
         }
         let (mut keys, mut tpm) = (BTreeMap::new(), BTreeMap::new());
+        let mut endorsements: BTreeMap<KeyId, (usize, Vec<Vec<u8>>)> = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -115,12 +119,29 @@ impl AllowedKeys {
             let twice = match key {
                 Key::Software(key) => keys.insert(id.clone(), (key, comment)).is_some(),
                 Key::Tpm => tpm.insert(id.clone(), comment).is_some(),
+                Key::Endorsement(certificate) => {
+                    endorsements.entry(id.clone()).or_insert((number + 1, Vec::new())).1.push(certificate);
+                    false
+                }
             };
             if twice {
                 return Err(wrong(format!("the key {id} is listed twice")));
             }
         }
-        if keys.is_empty() && tpm.is_empty() { Err(KeysFileError::Empty) } else { Ok(AllowedKeys { keys, tpm }) }
+        if let Some((id, (line, _))) = endorsements.iter().find(|(id, _)| !tpm.contains_key(id)) {
+            let (line, why) = (*line, format!("there is no line `{id} {TPM_PREFIX}...` of the TPM key"));
+            return Err(KeysFileError::Line { line, why });
+        }
+        let endorsements = endorsements.into_iter().map(|(id, (_, certificates))| (id, certificates)).collect();
+        match keys.is_empty() && tpm.is_empty() {
+            true => Err(KeysFileError::Empty),
+            false => Ok(AllowedKeys { keys, tpm, endorsements }),
+        }
+    }
+
+    /// The certificates of the endorsement keys of the TPM that has this key, by the list. They are not verified.
+    pub fn endorsements(&self, id: &KeyId) -> &[Vec<u8>] {
+        self.endorsements.get(id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The key of an id, and its comment.
@@ -154,6 +175,8 @@ struct Line {
 enum Key {
     Software(PublicKey),
     Tpm,
+    /// A certificate of the TPM of a key, not a key itself.
+    Endorsement(Vec<u8>),
 }
 
 impl Line {
@@ -163,6 +186,14 @@ impl Line {
             return Err("expected `KEYID BASE64 COMMENT`".to_owned());
         };
         let comment = words.next().unwrap_or_default().trim().to_owned();
+        if let Some(certificate) = key.strip_prefix(EK_PREFIX) {
+            let decoded = STANDARD.decode(certificate).ok();
+            let decoded = decoded.filter(|der| failsafe_tpm::endorsement::structure(der) == Ok(der.as_slice()));
+            let certificate = decoded.filter(|der| der.len() <= MAX_CERTIFICATE).ok_or_else(|| {
+                format!("what follows `{EK_PREFIX}` is no certificate (DER of at most 4096 bytes, Base64)")
+            })?;
+            return Ok(Line { id: KeyId(named.to_owned()), key: Key::Endorsement(certificate), comment });
+        }
         let (id, key) = match key.strip_prefix(TPM_PREFIX) {
             Some(area) => (TpmKey::from_base64(area).map_err(|error| error.to_string())?.id(), Key::Tpm),
             None => {
@@ -195,6 +226,29 @@ mod tests {
         assert_eq!((keys.len(), keys.get(&a.id())), (2, Some((&a, "node 1, rack 7"))));
         assert_eq!(keys.get(&b.id()), Some((&b, "")));
         assert_eq!(keys.get(&public(3).id()), None);
+    }
+
+    #[test]
+    fn certificates_of_endorsement_keys_belong_to_a_tpm_key_of_the_list() {
+        // Any point: that it is on the curve is checked when the list is read.
+        let secret = p256::ecdsa::SigningKey::from_slice(&[3; 32]).unwrap();
+        let point = secret.verifying_key().to_encoded_point(false);
+        let public = failsafe_tpm::Public::of_point(point.as_bytes()[1..].try_into().unwrap());
+        let key = TpmKey::of(public).unwrap();
+        let der = |byte| [&[0x30, 0x81, 200][..], &[byte; 200]].concat();
+        let line = |byte| format!("{} ek:{} its TPM\n", key.id(), STANDARD.encode(der(byte)));
+        let text = format!("{}{} tpm:{} node 1\n{}", line(1), key.id(), key.base64(), line(2));
+        let keys = AllowedKeys::parse(&text).unwrap();
+        assert_eq!((keys.endorsements(&key.id()), keys.len()), (&[der(1), der(2)][..], 1));
+        assert!(keys.endorsements(&public_id()).is_empty());
+        let why = |text: &str| AllowedKeys::parse(text).unwrap_err().to_string();
+        assert!(why(&line(1)).contains("line 1: there is no line"), "{}", why(&line(1)));
+        let cut = text.replacen("ek:M", "ek:", 1);
+        assert!(why(&cut).contains("line 1: what follows `ek:` is no certificate"), "{}", why(&cut));
+    }
+
+    fn public_id() -> KeyId {
+        public(1).id()
     }
 
     #[test]

@@ -7,9 +7,11 @@ use crate::{
     diff::{Cell, Verdict, cell, classed},
     factor::{Class, is_path},
     json::{Json, JsonError},
+    pcrs::PcrReference,
     statement::{Scope, Statement},
     table::{Pattern, Regime, Table},
 };
+use failsafe_tpm::Pcrs;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +36,9 @@ pub struct Reference {
     pub statements: u32,
     /// The factors, each with its value; `null`: known to be absent.
     pub factors: BTreeMap<String, Expected>,
+    /// What the PCRs of a TPM quote are expected to be.
+    #[serde(default, skip_serializing_if = "PcrReference::is_empty")]
+    pub pcrs: PcrReference,
     /// Factors of these classes that are left out, each with the reason.
     pub left_out: BTreeMap<String, String>,
 }
@@ -139,7 +144,17 @@ impl Reference {
             return Err(ReferenceError::Nothing);
         }
         let statements = u32::try_from(statements.len()).unwrap_or(u32::MAX);
-        Ok(Reference { kind: KIND.to_owned(), format: FORMAT, scope, regime, statements, factors, left_out })
+        let pcrs = PcrReference::default();
+        Ok(Reference { kind: KIND.to_owned(), format: FORMAT, scope, regime, statements, factors, pcrs, left_out })
+    }
+
+    /// The same with the PCRs that the quotes of all statements share. The caller verified the quotes.
+    #[must_use]
+    pub fn with_pcrs(mut self, quotes: &[Pcrs], ignore: &[Pattern]) -> Reference {
+        let (pcrs, left_out) = PcrReference::of(quotes, ignore);
+        self.pcrs = pcrs;
+        self.left_out.extend(left_out);
+        self
     }
 
     /// Reads a file of at most `most` bytes.
@@ -287,6 +302,23 @@ mod tests {
         assert_eq!(reference.factors.keys().collect::<Vec<_>>(), ["node/cpu/model"]);
         assert_eq!(checked(&reference, &node("a", "1")), (Verdict::ResultEqual, vec![]));
         assert_eq!(checked(&reference, &node("b", "1")).0, Verdict::ResultDiffers);
+    }
+
+    #[test]
+    fn a_reference_keeps_the_pcrs_of_its_quotes_and_a_file_without_them_is_read() {
+        let plain = made(&[&node("a", "1")]);
+        assert!(plain.pcrs.is_empty() && !plain.text().unwrap().contains("pcrs"));
+        let quote = |ten| Pcrs([(0, [1; 32]), (10, [ten; 32])].into());
+        let reference = plain.with_pcrs(&[quote(2), quote(3)], &[]);
+        let text = reference.text().unwrap();
+        assert_eq!(Reference::parse(text.as_bytes(), usize::MAX), Ok(reference.clone()));
+        assert_eq!(reference.pcrs.0.0.keys().collect::<Vec<_>>(), [&0]);
+        // A PCR that differs between good nodes decides nothing about the factors.
+        assert!(reference.left_out.contains_key("node/tpm/pcr/sha256/10"));
+        assert_eq!(checked(&reference, &node("a", "1")), (Verdict::ResultEqual, vec![]));
+        let wrong = text.replacen("\"0\"", "\"99\"", 1);
+        let why = Reference::parse(wrong.as_bytes(), usize::MAX).unwrap_err().to_string();
+        assert!(why.contains("the PCR `99`, expected a number from 0 to 23"), "{why}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     statement::Predicate,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+pub use failsafe_tpm::endorsement::MAX_CERTIFICATE;
 use failsafe_tpm::{Pcrs, Public, Quoted, quoted::PCRS, signature, wire::WireError};
 use p256::{
     EncodedPoint,
@@ -29,6 +30,8 @@ use sha2::{Digest, Sha256};
 pub const TPM_KEY: &str = "TPM key";
 /// How a TPM's key begins in a list of allowed keys.
 pub const TPM_PREFIX: &str = "tpm:";
+/// How the certificate of an endorsement key begins in a list of allowed keys.
+pub const EK_PREFIX: &str = "ek:";
 /// The factor that says whether there is a TPM.
 pub const TPM_FACTOR: &str = "node/tpm";
 /// The factors that a quote covers begin like this; the number of the PCR follows.

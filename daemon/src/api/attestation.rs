@@ -19,7 +19,7 @@ use crate::{
     platform::clock,
     runs::FoundRun,
     signing::{KeyError, NodeKey, SigningKeys},
-    tpm::NodeTpm,
+    tpm::{NoTpm, NodeTpm},
 };
 use failsafe_attest::{
     Fact, Manifest, SOFTWARE_KEY, Scope, Table, TpmKey,
@@ -28,6 +28,7 @@ use failsafe_attest::{
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
 use failsafe_proto::{ErrorReason, v1};
+use failsafe_tpm::Endorsement;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -190,17 +191,22 @@ impl v1::attestation_service_server::AttestationService for Attestations {
     }
 
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
-        self.0.principal(&request)?;
+        // Certificates identify the node, as serial numbers do.
+        let identity = self.0.principal(&request)?.may_attest_node().is_ok();
         let share = Peer::of(&request)?.share();
         let keys = self.0.attestor.keys.listed().map_err(|error| no_key(&error))?;
         let tpm = self.0.attestor.tpm.clone();
-        let of_tpm = self.0.work(share).read(share, move || tpm.key()).await?;
-        let (of_tpm, no_tpm) = match of_tpm {
-            Ok(key) => (Some(tpm_key(&key)), String::new()),
-            Err(why) => (None, why.to_string()),
+        let of_tpm =
+            self.0.work(share).read(share, move || tpm.key().map(|key| (key, identity.then(|| tpm.endorsements()))));
+        let (of_tpm, no_tpm, no_endorsement) = match of_tpm.await? {
+            Ok((key, endorsements)) => {
+                let (found, why) = endorsements_of(endorsements);
+                (Some(tpm_key(&key, found)), String::new(), why)
+            }
+            Err(why) => (None, why.to_string(), String::new()),
         };
         let keys = keys.iter().map(node_key).chain(of_tpm).collect();
-        Ok(Response::new(v1::ListKeysResponse { keys, no_tpm }))
+        Ok(Response::new(v1::ListKeysResponse { keys, no_tpm, no_endorsement }))
     }
 
     async fn rotate_key(
@@ -284,16 +290,36 @@ fn node_key(key: &NodeKey) -> v1::NodeKey {
         kind: SOFTWARE_KEY.to_owned(),
         created_ns: key.created_ns,
         retired_ns: key.retired_ns.unwrap_or(0),
+        endorsements: Vec::new(),
     }
 }
 
-fn tpm_key(key: &TpmKey) -> v1::NodeKey {
+/// The certificates of a TPM, and why there are none.
+fn endorsements_of(asked: Option<Result<Vec<Endorsement>, NoTpm>>) -> (Vec<v1::EndorsementCertificate>, String) {
+    let why = match asked {
+        Some(Ok(found)) if !found.is_empty() => {
+            let one = |Endorsement { index, kind, certificate }: Endorsement| v1::EndorsementCertificate {
+                nv_index: index,
+                kind: kind.to_owned(),
+                certificate,
+            };
+            return (found.into_iter().map(one).collect(), String::new());
+        }
+        Some(Ok(_)) => "the TPM has no certificate of an endorsement key in its NV memory".to_owned(),
+        Some(Err(why)) => why.to_string(),
+        None => "only root and the administrators' group read it".to_owned(),
+    };
+    (Vec::new(), why)
+}
+
+fn tpm_key(key: &TpmKey, endorsements: Vec<v1::EndorsementCertificate>) -> v1::NodeKey {
     v1::NodeKey {
         keyid: key.id().0,
         public_key: key.area().to_vec(),
         kind: TPM_KEY.to_owned(),
         created_ns: 0,
         retired_ns: 0,
+        endorsements,
     }
 }
 

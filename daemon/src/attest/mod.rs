@@ -12,6 +12,7 @@ mod dmi;
 mod elf;
 mod files;
 mod gpu;
+mod ima;
 mod infiniband;
 mod kernel;
 mod nvidia;
@@ -91,6 +92,7 @@ pub fn node(roots: &Roots, about: &NodeFacts, redact: &Redactor) -> Vec<Fact> {
     let mut facts = cpu::read(&roots.proc, &roots.sys);
     facts.extend(kernel::read(&roots.proc, &roots.sys, redact));
     facts.extend(dmi::read(&roots.sys));
+    facts.extend(ima::read(&roots.sys));
     facts.extend(infiniband::read(&roots.sys));
     facts.extend(nvidia::read(&roots.sys));
     facts.extend(gpu::node(&about.gpus, &roots.sys));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! daemon:   Tpm<Transport> ─► key, PCR values, quote, counter          (command)
+//!           Tpm<Transport> ─► certificates of the endorsement keys     (endorsement)
 //! verifier: bytes of a quote ─► Public, Quoted, signature              (public, quoted)
 //! ```
 //!
@@ -13,12 +14,14 @@
 
 pub mod command;
 pub mod counter;
+pub mod endorsement;
 pub mod public;
 pub mod quoted;
 pub mod response;
 pub mod wire;
 
 pub use command::{Key, Pcrs, Quote, Tpm, Transport};
+pub use endorsement::Endorsement;
 pub use public::Public;
 pub use quoted::{Quoted, signature};
 pub use response::TpmError;

@@ -88,6 +88,161 @@ fn a_statement_of_a_node_with_a_tpm_has_a_quote_that_is_verified_offline() -> Re
 }
 
 #[test]
+fn a_pcr_that_differs_from_its_reference_value_is_named_and_has_an_exit_code() -> Result<()> {
+    let test = "a_pcr_that_differs_from_its_reference_value_is_named_and_has_an_exit_code";
+    let Some(tpm) = Swtpm::start(test) else { return Ok(()) };
+    on_node("tpm-expect", &settings(&tpm.socket()), |node| {
+        let keys = node.file("keys").display().to_string();
+        let listed = node.ctl(["attest", "key", "show"])?.expect(0)?.out;
+        fs::write(&keys, &listed)?;
+        let (good, _) = attest(node, "good.json", &[])?;
+        let expected = node.file("expected.json").display().to_string();
+        let ignored = ["--ignore", "node/memory", "--ignore", "node/failsafe/**"];
+        let args = ["attest", "expect", &good, "--keys", &keys, "-o", &expected].into_iter().chain(ignored);
+        let printed = node.ctl(args)?.expect(0)?.out;
+        ensure!(printed.contains("PCRs 0, 7, 10"), "{printed}");
+
+        let against = ["--keys", &keys, "--expect", &expected];
+        let (code, answer, err) = verify(node, &good, &against)?;
+        ensure!(code == 0 && answer["expected"]["pcrs"]["verdict"] == "equal", "{code} {answer:#} {err}");
+        let page = node.ctl(["attest", "verify", &good, "--keys", &keys])?.expect(0)?.out;
+        ensure!(page.contains("no reference values were given (--expect)"), "{page}");
+
+        // The boot of the node changes: PCR 7 gets another value.
+        node.stop()?;
+        let (extended, text) = tpm.tool("tpm2_pcrextend", &[&format!("7:sha256={}", "22".repeat(32))]);
+        ensure!(extended, "{text}");
+        node.restart()?;
+        let (other, _) = attest(node, "other.json", &[])?;
+        let (code, answer, _) = verify(node, &other, &against)?;
+        let findings = answer["expected"]["pcrs"]["findings"].as_array().context("no findings")?;
+        let differs: Vec<&Value> = findings.iter().filter(|one| one["state"] == "differs").collect();
+        ensure!(code == 28 && differs.len() == 1 && differs[0]["pcr"] == 7, "{code} {answer:#}");
+        let page = node.ctl(["attest", "verify", &other, "--keys", &keys, "--expect", &expected])?.expect(28)?.out;
+        ensure!(page.contains("PCR 7 (SHA-256) differs") && !page.contains("PCR 0 (SHA-256)"), "{page}");
+
+        // A quote by a key that is not on the list shows nothing of the PCRs.
+        let software: String = listed.lines().filter(|line| !line.contains(" tpm:")).collect::<Vec<_>>().join("\n");
+        fs::write(&keys, software)?;
+        let (code, answer, _) = verify(node, &good, &against)?;
+        ensure!(code == 22 && answer["expected"]["pcrs"]["verdict"] == "cannot-know", "{code} {answer:#}");
+        Ok(())
+    })
+}
+
+/// A shell script on this TPM, in a folder: what docs/attestation.md tells an administrator to type.
+fn shell(tpm: &Swtpm, folder: &Path, script: &str) -> Result<String> {
+    let tcti = format!("swtpm:path={}", tpm.socket().display());
+    let mut command = std::process::Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(folder).env("TPM2TOOLS_TCTI", tcti);
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(output.status.success(), "{script}: {text}");
+    Ok(text)
+}
+
+/// The blocks of shell commands in the section "Enrol the key with its EK certificate".
+fn enrolment() -> Result<Vec<String>> {
+    let text = include_str!("../../../docs/attestation.md");
+    let (_, section) = text.split_once("### Enrol the key with its EK certificate").context("no such section")?;
+    let section = section.split("\n### ").next().unwrap_or_default();
+    let blocks = section.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    Ok(blocks.map(str::to_owned).collect())
+}
+
+#[test]
+fn a_tpm_key_is_enrolled_by_credential_activation_as_documented_and_its_maker_is_verified() -> Result<()> {
+    let test = "a_tpm_key_is_enrolled_by_credential_activation_as_documented_and_its_maker_is_verified";
+    let Some(tpm) = Swtpm::manufactured(test) else { return Ok(()) };
+    on_node("tpm-endorsement", &settings(&tpm.socket()), |node| {
+        let keys = node.file("keys").display().to_string();
+        let listed = node.ctl(["attest", "key", "show"])?.expect(0)?.out;
+        ensure!(listed.contains(" ek:") && listed.contains("EK certificate, RSA 2048"), "{listed}");
+        fs::write(&keys, &listed)?;
+        let (file, _) = attest(node, "node.json", &[])?;
+        // Other local users do not get what identifies the node.
+        let of_nobody = node.ctl_as(integration::NOBODY, ["attest", "key", "show"])?.expect(0)?.out;
+        ensure!(!of_nobody.contains(" ek:") && of_nobody.contains("# no EK certificate: only root"), "{of_nobody}");
+
+        let roots = tpm.folder().join("ca/issuercert.pem").display().to_string();
+        let (code, answer, err) = verify(node, &file, &["--keys", &keys, "--tpm-roots", &roots])?;
+        let valid = &answer["endorsement"]["valid"][0];
+        ensure!(
+            code == 0 && valid["model"] == "swtpm" && valid["manufacturer"] == "id:00001014",
+            "{code} {answer:#} {err}"
+        );
+        let page = node.ctl(["attest", "verify", &file, "--keys", &keys, "--tpm-roots", &roots])?.expect(0)?.out;
+        ensure!(page.contains("EK certificate valid: TPM by id:00001014, model swtpm"), "{page}");
+        // The root of that CA did not sign the certificate itself.
+        let root = tpm.folder().join("ca/swtpm-localca-rootca-cert.pem").display().to_string();
+        let (code, _, err) = verify(node, &file, &["--keys", &keys, "--tpm-roots", &root])?;
+        ensure!(code == 7 && err.contains("none of the CAs signed it"), "{code} {err}");
+        // A list without the certificate.
+        let plain: Vec<&str> = listed.lines().filter(|line| !line.contains(" ek:")).collect();
+        let without = node.file("without").display().to_string();
+        fs::write(&without, plain.join("\n"))?;
+        let (code, _, err) = verify(node, &file, &["--keys", &without, "--tpm-roots", &roots])?;
+        ensure!(code == 7 && err.contains("has no EK certificate of TPM key"), "{code} {err}");
+
+        node.stop()?;
+        let folder = node.file("enrolment");
+        fs::create_dir(&folder)?;
+        fs::copy(&keys, folder.join("keys"))?;
+        let blocks = enrolment()?;
+        ensure!(blocks.len() == 3, "{blocks:?}");
+        for block in blocks {
+            // The kernel's resource manager unloads keys between two commands. A software TPM has none.
+            let unload = |text: String, next: &str| text.replacen(next, &format!("tpm2_flushcontext -t\n   {next}"), 1);
+            shell(&tpm, &folder, &["tpm2_createek", "tpm2_startauthsession"].into_iter().fold(block, unload))?;
+        }
+        ensure!(fs::read(folder.join("secret"))? == fs::read(folder.join("answer"))?, "another secret");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_list_of_ima_is_replayed_against_the_quoted_pcr_10() -> Result<()> {
+    let test = "a_list_of_ima_is_replayed_against_the_quoted_pcr_10";
+    let Some(tpm) = Swtpm::start(test) else { return Ok(()) };
+    let list = include_str!("../../fixtures/ima/ascii_runtime_measurements");
+    let hashes = include_str!("../../fixtures/ima/ascii_runtime_measurements_sha256");
+    // What the kernel does with each entry.
+    for line in hashes.lines() {
+        let hash = line.split(' ').nth(1).context("no hash")?;
+        let hash = if hash.bytes().all(|digit| digit == b'0') { "ff".repeat(32) } else { hash.to_owned() };
+        let (extended, text) = tpm.tool("tpm2_pcrextend", &[&format!("10:sha256={hash}")]);
+        ensure!(extended, "{text}");
+    }
+    on_node("tpm-ima", &settings(&tpm.socket()), |node| {
+        let keys = node.file("keys").display().to_string();
+        fs::write(&keys, node.ctl(["attest", "key", "show"])?.expect(0)?.out)?;
+        let (file, _) = attest(node, "node.json", &[])?;
+        let write = |name: &str, text: &str| -> Result<String> {
+            fs::write(node.file(name), text)?;
+            Ok(node.file(name).display().to_string())
+        };
+        let first = list.lines().next().context("an entry")?;
+        let good = write("ima", &format!("{list}{first}\n"))?;
+        let (code, answer, err) = verify(node, &file, &["--keys", &keys, "--ima", &good])?;
+        let expected = serde_json::json!({ "file": good, "entries": 8, "later": 1, "violations": 1 });
+        ensure!(code == 0 && answer["ima"] == expected, "{code} {answer:#} {err}");
+        let page = node.ctl(["attest", "verify", &file, "--keys", &keys, "--ima", &good])?.expect(0)?.out;
+        ensure!(page.contains("IMA list agrees with the quote: PCR 10 covers 8 entries"), "{page}");
+
+        let cut = write("cut", &list[..list.len() / 2][..list[..list.len() / 2].rfind('\n').context("a line")?])?;
+        let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &cut])?;
+        ensure!(code == 28 && err.contains("PCR 10 has the quoted value"), "{code} {err}");
+        let altered = write("altered", &list.replacen("/usr/bin/curl", "/usr/bin/card", 1))?;
+        let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &altered])?;
+        ensure!(code == 28 && err.contains("the line was altered"), "{code} {err}");
+        let other = write("other", "no list\n")?;
+        let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &other])?;
+        ensure!(code == 2 && err.contains("line 1: expected `PCR TEMPLATE-HASH TEMPLATE DATA`"), "{code} {err}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_node_without_a_tpm_states_that_it_has_none() -> Result<()> {
     on_node("tpm-absent", &settings(Path::new("/nowhere/tpmrm0")), |node| {
         let (file, printed) = attest(node, "node.json", &[])?;
@@ -95,7 +250,7 @@ fn a_node_without_a_tpm_states_that_it_has_none() -> Result<()> {
         let (_, answer, _) = verify(node, &file, &[])?;
         let predicate = &answer["statement"]["predicate"];
         ensure!(predicate["tpm"]["status"] == "absent" && answer["tpm_quote"]["status"] == "none", "{answer:#}");
-        ensure!(predicate["digests"]["full"]["unknown"] == 0, "{answer:#}");
+        ensure!(predicate["digests"]["result"]["unknown"] == 0, "{answer:#}");
         let listed = node.ctl(["attest", "key", "show"])?.expect(0)?.out;
         ensure!(listed.contains("# no TPM key: the node has no TPM"), "{listed}");
         Ok(())

@@ -11,15 +11,17 @@ use failsafe_proto::v1 as pb;
 use serde_json::json;
 
 pub(in crate::commands) fn show(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
-    let pb::ListKeysResponse { keys, no_tpm } = block_on(async {
+    let pb::ListKeysResponse { keys, no_tpm, no_endorsement } = block_on(async {
         let client = Client::connect(place.daemon).await?;
         Ok(client.attestation().list_keys(pb::ListKeysRequest {}).await?.into_inner())
     })?;
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     print(&if output.json() {
-        json::text(&json!({ "keys": keys.iter().map(page::key_json).collect::<Vec<_>>(), "no_tpm": no_tpm }))
+        json::text(
+            &json!({ "keys": keys.iter().map(page::key_json).collect::<Vec<_>>(), "no_tpm": no_tpm, "no_endorsement": no_endorsement }),
+        )
     } else {
-        page::keys(&keys, &no_tpm, &host, &place.zone)
+        page::keys(&keys, (&no_tpm, &no_endorsement), &host, &place.zone)
     })?;
     Ok(Exit::Done)
 }

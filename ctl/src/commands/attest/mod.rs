@@ -1,5 +1,8 @@
 //! `attest`: the daemon makes statements; verifying and comparing them needs neither the daemon nor the network.
 
+mod endorsement;
+mod expected;
+mod ima;
 pub(super) mod key;
 pub(super) mod preflight;
 pub(super) mod reference;
@@ -14,6 +17,8 @@ use crate::{
     exit::{Exit, Fail},
     render::{Paint, attest as page, clean, json, print, quote},
 };
+use endorsement::{Endorsement, Roots};
+use expected::Expected;
 use failsafe_attest::{
     AllowedKeys, Statement, Table, Verdict, Verified, VerifyError, compare,
     diff::Options,
@@ -82,13 +87,35 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
         };
         return Err(Fail::new(Exit::Tampered, message).advise(advice));
     }
+    let replayed = args.ima.as_deref().map(|list| ima::replayed(list, &args.file, &verified)).transpose()?;
+    let ima = args.ima.as_deref().zip(replayed.as_ref());
+    let endorsement = match (&args.tpm_roots, &keys) {
+        (Some(roots), Some(keys)) => Some(Endorsement::of(&args.file, &verified, keys, &Roots::read(roots)?)?),
+        _ => None,
+    };
+    let expected = args.expect.as_deref().map(|file| Expected::of(file, &verified)).transpose()?;
     let text = if args.output.json() {
-        json::text(&page::verified_json(&verified))
+        let mut value = page::verified_json(&verified);
+        value["endorsement"] = endorsement.as_ref().map(Endorsement::json).unwrap_or_default();
+        value["ima"] = ima.map(|(list, replayed)| ima::json(list, replayed)).unwrap_or_default();
+        value["expected"] = expected.as_ref().map(Expected::json).unwrap_or_default();
+        json::text(&value)
     } else {
-        page::verified(&args.file, &verified, &place.zone, Paint::stdout())
+        let pcrs = expected.as_ref().map(Expected::pcrs);
+        let text = page::verified(&args.file, &verified, pcrs, &place.zone, Paint::stdout());
+        let endorsement = endorsement.as_ref().map(Endorsement::page).unwrap_or_default();
+        let ima = ima.map(|(list, replayed)| ima::page(list, replayed)).unwrap_or_default();
+        text + &endorsement
+            + &ima
+            + &expected.as_ref().map(|expected| expected.page(Paint::stdout())).unwrap_or_default()
     };
     print(&text)?;
-    Ok(if verified.allowed.is_some() { Exit::Done } else { Exit::KeyNotChecked })
+    let checked = verified.allowed.is_some();
+    Ok(match expected {
+        Some(expected) => expected.exit(checked),
+        None if checked => Exit::Done,
+        None => Exit::KeyNotChecked,
+    })
 }
 
 pub(super) fn diff(place: &Place<'_>, args: &AttestDiffArgs) -> Result<Exit, Fail> {

@@ -1,6 +1,6 @@
 //! `attest common`, `attest expect`, and `node placeable --like`: what bad runs share, and what a node is expected to have.
 
-use super::{allowed, opened, read, shown, table};
+use super::{allowed, expected::quoted, opened, read, shown, table};
 use crate::{
     args::{AttestCommonArgs, AttestExpectArgs},
     client::{Client, block_on},
@@ -9,7 +9,7 @@ use crate::{
         file::{free, save},
     },
     exit::{Exit, Fail},
-    render::{Paint, clean, count, json, print, reference as page},
+    render::{Paint, clean, count, json, print, quote::ranges, reference as page},
 };
 use failsafe_attest::{
     Scope, Statement, Verdict, Verified,
@@ -49,20 +49,39 @@ pub(in crate::commands) fn common(args: &AttestCommonArgs) -> Result<Exit, Fail>
 pub(in crate::commands) fn expect(args: &AttestExpectArgs) -> Result<Exit, Fail> {
     free(&args.file, args.force)?;
     let keys = args.keys.as_deref().map(allowed).transpose()?;
-    let statements = args.files.iter().map(|file| opened(file, keys.as_ref())).collect::<Result<Vec<_>, _>>()?;
-    let statements: Vec<&Statement> = statements.iter().map(|one| &one.statement).collect();
+    let verified = args.files.iter().map(|file| opened(file, keys.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let statements: Vec<&Statement> = verified.iter().map(|one| &one.statement).collect();
     let made = Reference::of(&statements, &table()?, args.regime, &args.ignore);
     let made = made.map_err(|error| Fail::because("no reference values can be made", &error))?;
+    let (made, pcrs) = with_pcrs(made, args, &verified);
     let text = made.text().map_err(|error| Fail::because("the reference values cannot be written", &error))?;
     save(&args.file, args.force, format!("{text}\n").as_bytes())?;
     print(&format!(
-        "{}: {} of {}, {} left out\n",
+        "{}: {} of {}, {} left out; {}\n",
         clean(&args.file.display().to_string()),
         count(made.factors.len(), "value", "values"),
         count(args.files.len(), "statement", "statements"),
         made.left_out.len(),
+        clean(&pcrs),
     ))?;
     Ok(if keys.is_some() { Exit::Done } else { Exit::KeyNotChecked })
+}
+
+/// Adds the PCRs that the quotes of all statements share, and says which.
+fn with_pcrs(made: Reference, args: &AttestExpectArgs, verified: &[Verified]) -> (Reference, String) {
+    let mut quotes = Vec::new();
+    for (file, one) in args.files.iter().zip(verified) {
+        match quoted(one) {
+            Ok(pcrs) => quotes.push(pcrs.clone()),
+            Err(why) => return (made, format!("no PCRs: {}: {why}", file.display())),
+        }
+    }
+    let made = made.with_pcrs(&quotes, &args.ignore);
+    let said = match made.pcrs.is_empty() {
+        true => "no PCRs: no PCR has one value in all quotes".to_owned(),
+        false => format!("PCRs {}", ranges(&made.pcrs.0)),
+    };
+    (made, said)
 }
 
 /// What a node is expected to have, by a file: a statement of a node or run, or reference values.

@@ -136,7 +136,7 @@ fn the_page_names_the_worst_difference_first_and_hides_identity() {
         |identity| page::comparison(&sides, &comparison, (false, false, identity), &TimeZone::UTC, Paint::plain());
     insta::assert_snapshot!(text(false));
     assert!(!text(true).contains('\u{1b}') && text(true).contains("node/hostname  [identity]"));
-    let verified = page::verified(Path::new("a.json"), &a, &TimeZone::UTC, Paint::plain());
+    let verified = page::verified(Path::new("a.json"), &a, None, &TimeZone::UTC, Paint::plain());
     for expected in
         ["key not checked against an allowed list", "(software key)", "every factor is known", "not covered"]
     {

@@ -5,7 +5,10 @@ use crate::{
     exit::{Exit, Fail},
     render::clean,
 };
-use failsafe_attest::{AllowedKeys, KeyId, PublicKey, tpm::TPM_PREFIX};
+use failsafe_attest::{
+    AllowedKeys, KeyId, PublicKey,
+    tpm::{EK_PREFIX, TPM_PREFIX},
+};
 use failsafe_journal::tree::signed::{KEY_NAME, KEYS_FILE};
 use failsafe_tlog::{Keys, VerifierKey};
 use std::{collections::BTreeMap, path::Path};
@@ -132,7 +135,8 @@ fn parse(text: &str) -> Result<Vec<Line>, String> {
     let mut keys = Vec::new();
     for (at, line) in text.lines().map(str::trim).enumerate() {
         // The key of a TPM signs no checkpoints.
-        let of_tpm = line.split_whitespace().nth(1).is_some_and(|key| key.starts_with(TPM_PREFIX));
+        let of_tpm = |key: &str| key.starts_with(TPM_PREFIX) || key.starts_with(EK_PREFIX);
+        let of_tpm = line.split_whitespace().nth(1).is_some_and(of_tpm);
         if line.is_empty() || line.starts_with('#') || of_tpm {
             continue;
         }
@@ -170,7 +174,7 @@ mod tests {
         let keys = parse(&format!("# keys\n\n{KEY}\n{line}\n")).unwrap();
         let names: Vec<_> = keys.iter().map(|line| (line.key.name(), line.comment.as_str())).collect();
         assert_eq!(names, [("example.com/foo", ""), ("failsafe", "node 7")]);
-        assert_eq!(parse(&format!("{line}\nabc tpm:AAAA its TPM\n")).unwrap().len(), 1);
+        assert_eq!(parse(&format!("{line}\nabc tpm:AAAA its TPM\nabc ek:AAAA its maker\n")).unwrap().len(), 1);
         assert!(keys[0].named && !keys[1].named);
         assert_eq!(parse("# none\n").unwrap_err(), "it has no key");
         assert!(

@@ -160,6 +160,40 @@ fn an_index_of_somebody_else_at_the_place_of_the_counter_is_not_used() {
 }
 
 #[test]
+fn certificates_of_endorsement_keys_are_read_as_tpm2_tools_read_them() {
+    let test = "certificates_of_endorsement_keys_are_read_as_tpm2_tools_read_them";
+    let Some(swtpm) = Swtpm::manufactured(test) else { return };
+    let found = connected(&swtpm).endorsements().unwrap();
+    let indices: Vec<u32> = found.iter().map(|one| one.index).collect();
+    assert!(indices.starts_with(&[0x01c0_0002]), "{indices:x?}");
+    for one in &found {
+        let (done, text) = swtpm.tool("tpm2_nvread", &["-o", "certificate", &format!("{:#x}", one.index)]);
+        assert!(done, "{text}");
+        assert_eq!(fs::read(swtpm.folder().join("certificate")).unwrap(), one.certificate, "{:#x}", one.index);
+    }
+}
+
+#[test]
+fn a_tpm_without_certificates_has_none_and_what_is_no_certificate_is_named() {
+    let test = "a_tpm_without_certificates_has_none_and_what_is_no_certificate_is_named";
+    let Some(swtpm) = Swtpm::start(test) else { return };
+    assert_eq!(connected(&swtpm).endorsements().unwrap(), []);
+    let define = |index: &str, size: &str| {
+        let args = ["-C", "o", "-s", size, "-a", "ownerwrite|ownerread|authread|no_da", index];
+        let (done, text) = swtpm.tool("tpm2_nvdefine", &args);
+        assert!(done, "{text}");
+    };
+    // A place that was reserved and never written.
+    define("0x01c00002", "900");
+    assert_eq!(connected(&swtpm).endorsements().unwrap(), []);
+    fs::write(swtpm.folder().join("zeros"), [0; 900]).unwrap();
+    let (done, text) = swtpm.tool("tpm2_nvwrite", &["-C", "o", "-i", "zeros", "0x01c00002"]);
+    assert!(done, "{text}");
+    let why = connected(&swtpm).endorsements().unwrap_err().to_string();
+    assert!(why.contains("TPM2_NV_Read") && why.contains("the tag of a certificate is 0x0"), "{why}");
+}
+
+#[test]
 fn a_hierarchy_with_a_password_and_a_bank_that_is_missing_are_named() {
     let Some(swtpm) = Swtpm::start("a_hierarchy_with_a_password_and_a_bank_that_is_missing_are_named") else { return };
     let (done, text) = swtpm.tool("tpm2_changeauth", &["-c", "e", "secret"]);

@@ -32,6 +32,49 @@ impl Swtpm {
         }
     }
 
+    /// One with certificates of its endorsement keys, by a CA of the test's own, as a manufacturer leaves them. `None`: the test is
+    /// skipped.
+    pub fn manufactured(test: &str) -> Option<Swtpm> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        let (key, issuer, serial) = (path("ca/signkey.pem"), path("ca/issuercert.pem"), path("ca/certserial"));
+        let ca =
+            format!("statedir = {}\nsigningkey = {key}\nissuercert = {issuer}\ncertserial = {serial}\n", path("ca"));
+        write("ca.conf", ca);
+        write("ca.options", "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n".into());
+        let made_by = |name| format!("create_certs_tool{name}");
+        let lines = [
+            (made_by(""), "/usr/bin/swtpm_localca".to_owned()),
+            (made_by("_config"), path("ca.conf")),
+            (made_by("_options"), path("ca.options")),
+            ("active_pcr_banks".to_owned(), "sha256".to_owned()),
+        ];
+        write("setup.conf", lines.map(|(name, value)| format!("{name} = {value}\n")).concat());
+        let state = format!("dir://{}", path("state"));
+        let setup = Command::new("swtpm_setup")
+            .args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--tpmstate", &state, "--config", &path("setup.conf")])
+            .output();
+        match setup {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let why = String::from_utf8_lossy(&output.stderr);
+                eprintln!(
+                    "SKIPPED {test}: swtpm_setup makes no certificates: {}",
+                    why.lines().last().unwrap_or_default()
+                );
+                return None;
+            }
+            Err(error) => {
+                eprintln!("SKIPPED {test}: swtpm_setup: {error}");
+                return None;
+            }
+        }
+        let child = Swtpm::in_folder(folder.path()).unwrap();
+        Some(Swtpm { child, folder })
+    }
+
     fn in_folder(folder: &Path) -> io::Result<Child> {
         let (state, server) = (folder.join("state"), folder.join("server"));
         std::fs::create_dir_all(&state)?;

@@ -1,0 +1,108 @@
+//! Certificates that the tests make: chains to CAs that are trusted or not, and every changed byte.
+
+use super::*;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair,
+};
+
+/// A CA with this name.
+fn authority(name: &str) -> (Certificate, Issuer<'static, KeyPair>) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.clone().self_signed(&key).unwrap();
+    (certificate, Issuer::new(params, key))
+}
+
+/// A DER structure.
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    [&[tag, u8::try_from(content.len()).unwrap()][..], content].concat()
+}
+
+/// The names of a TPM as its certificate has them: a directory name among the alternative names.
+fn names(manufacturer: &str) -> CustomExtension {
+    let one = |last: u8, value: &str| {
+        let oid = tlv(0x06, &[0x67, 0x81, 0x05, 0x02, last]);
+        tlv(0x31, &tlv(0x30, &[oid, tlv(0x0c, value.as_bytes())].concat()))
+    };
+    let sets = [one(1, manufacturer), one(2, "model 7"), one(3, "id:0002")].concat();
+    let directory = tlv(0xa4, &tlv(0x30, &sets));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], tlv(0x30, &directory));
+    extension.set_criticality(true);
+    extension
+}
+
+/// A certificate of an endorsement key, changed by a test.
+fn endorsed(issuer: &Issuer<'static, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+    params.custom_extensions = vec![names("id:494E5443")];
+    change(&mut params);
+    params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().to_vec()
+}
+
+fn why(roots: &Roots, certificate: &[u8]) -> String {
+    roots.verify(certificate, UnixTime::now()).unwrap_err()
+}
+
+#[test]
+fn a_certificate_by_a_trusted_ca_names_the_maker_of_the_tpm() {
+    let ((root, issuer), (other, _)) = (authority("a maker"), authority("another maker"));
+    let certificate = endorsed(&issuer, |_| ());
+    let roots = Roots::parse(format!("{}{}", other.pem(), root.pem()).as_bytes()).unwrap();
+    let Endorsed { manufacturer, model, version, issuer, .. } = roots.verify(&certificate, UnixTime::now()).unwrap();
+    assert_eq!(
+        [manufacturer, model, version].map(String::from),
+        ["INTC (id:494E5443)", "model 7", "id:0002"].map(String::from)
+    );
+    assert!(issuer.contains("a maker"), "{issuer}");
+}
+
+#[test]
+fn a_certificate_that_is_not_of_an_endorsement_key_or_of_no_trusted_ca_is_refused() {
+    let ((root, issuer), (other, _)) = (authority("a maker"), authority("a maker"));
+    let roots = Roots::parse(root.pem().as_bytes()).unwrap();
+    let stranger = Roots::parse(other.pem().as_bytes()).unwrap();
+    // Another CA of the same name: the signature decides.
+    assert!(!why(&stranger, &endorsed(&issuer, |_| ())).is_empty());
+    let server = endorsed(&issuer, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    assert!(!why(&roots, &server).is_empty());
+    let past = endorsed(&issuer, |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+    assert!(!why(&roots, &past).is_empty());
+    let authority = endorsed(&issuer, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    assert!(!why(&roots, &authority).is_empty());
+}
+
+#[test]
+fn every_flipped_bit_of_a_certificate_is_detected() {
+    let (root, issuer) = authority("a maker");
+    let (roots, good) = (Roots::parse(root.pem().as_bytes()).unwrap(), endorsed(&issuer, |_| ()));
+    assert!(roots.verify(&good, UnixTime::now()).is_ok());
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(roots.verify(&bad, UnixTime::now()).is_err(), "bit {bit}");
+    }
+    for cut in 0..good.len() {
+        assert!(roots.verify(&good[..cut], UnixTime::now()).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_file_without_certificates_or_with_a_broken_one_is_named() {
+    let parse = |text: &str| Roots::parse(text.as_bytes()).err().unwrap();
+    assert_eq!(parse("# nothing\n"), "it has no certificate in PEM form");
+    let (good, _) = authority("a maker");
+    let broken = format!("{}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", good.pem());
+    assert!(parse(&broken).starts_with("certificate 2: "), "{}", parse(&broken));
+}
+
+#[test]
+fn the_letters_of_a_manufacturer_are_shown_beside_its_id() {
+    assert_eq!(letters("id:494E5443"), "INTC (id:494E5443)");
+    assert_eq!(letters("id:53544D20"), "STM (id:53544D20)");
+    assert_eq!(letters("id:00001014"), "id:00001014");
+    assert_eq!(letters("not named"), "not named");
+}

@@ -1,0 +1,110 @@
+//! `attest verify --expect`: how a verified statement and its quote compare with reference values, offline.
+//!
+//! Invariant: a quote by a key that is not on the list of allowed keys has no PCRs here, because any program can make one.
+
+use super::{read, shown, table};
+use crate::{
+    exit::{Exit, Fail},
+    render::{Paint, reference as page},
+};
+use failsafe_attest::{
+    PcrFinding, PcrVerdict, Pcrs, Verdict, Verified,
+    envelope::MAX_ENVELOPE,
+    reference::{Checked, Reference},
+};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// How a statement compares.
+pub(super) struct Expected {
+    file: PathBuf,
+    pcrs: Vec<PcrFinding>,
+    factors: Checked,
+}
+
+impl Expected {
+    /// Compares a statement with the reference values of a file.
+    ///
+    /// # Errors
+    /// The file has no reference values.
+    pub fn of(file: &Path, verified: &Verified) -> Result<Expected, Fail> {
+        let bytes = read(file, MAX_ENVELOPE)?;
+        let reference = Reference::parse(&bytes, MAX_ENVELOPE).map_err(|error| {
+            let fail = Fail::because(format!("{}: not valid", shown(file)), &error);
+            Fail { exit: Exit::Usage, ..fail }.advise("`failsafectl attest expect` writes reference values")
+        })?;
+        Ok(Expected {
+            file: file.to_owned(),
+            pcrs: reference.pcrs.check(quoted(verified).ok()),
+            factors: reference.check(&verified.statement, &table()?),
+        })
+    }
+
+    /// What is known of the PCRs.
+    pub fn pcrs(&self) -> &[PcrFinding] {
+        &self.pcrs
+    }
+
+    /// The exit code.
+    pub fn exit(&self, keys_checked: bool) -> Exit {
+        exit(PcrVerdict::of(&self.pcrs), self.factors.verdict, keys_checked)
+    }
+
+    /// For people.
+    pub fn page(&self, paint: Paint) -> String {
+        page::expected(&self.file, &self.pcrs, &self.factors, paint)
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        json!({
+            "file": self.file.display().to_string(),
+            "pcrs": { "verdict": PcrVerdict::of(&self.pcrs), "findings": self.pcrs },
+            "factors": self.factors,
+        })
+    }
+}
+
+/// The PCRs of a quote that proves something, or why there are none. Without a list of allowed keys, the caller's exit code says that
+/// nothing was checked.
+pub(super) fn quoted(verified: &Verified) -> Result<&Pcrs, String> {
+    match &verified.quote {
+        Some(quote) if quote.allowed.is_some() || verified.allowed.is_none() => Ok(&quote.pcrs),
+        _ => Err(crate::render::quote::summary(verified)),
+    }
+}
+
+fn exit(pcrs: PcrVerdict, factors: Verdict, keys_checked: bool) -> Exit {
+    match (pcrs, factors) {
+        (PcrVerdict::Differ, _) => Exit::PcrsDiffer,
+        (_, Verdict::ResultDiffers) => Exit::ResultDiffers,
+        (PcrVerdict::CannotKnow, _) | (_, Verdict::CannotKnow) => Exit::CannotKnow,
+        (_, Verdict::PerformanceDiffers) => Exit::PerformanceDiffers,
+        (_, Verdict::ResultEqual) if !keys_checked => Exit::KeyNotChecked,
+        (_, Verdict::ResultEqual) => Exit::Done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pcr_that_differs_counts_more_than_factors_and_a_missing_quote_is_never_success() {
+        use PcrVerdict::{CannotKnow, Differ, Equal, NoReference};
+        for (pcrs, factors, keys, expected) in [
+            (Differ, Verdict::ResultDiffers, true, Exit::PcrsDiffer),
+            (Differ, Verdict::ResultEqual, false, Exit::PcrsDiffer),
+            (Equal, Verdict::ResultDiffers, true, Exit::ResultDiffers),
+            (CannotKnow, Verdict::ResultEqual, true, Exit::CannotKnow),
+            (CannotKnow, Verdict::PerformanceDiffers, true, Exit::CannotKnow),
+            (Equal, Verdict::CannotKnow, true, Exit::CannotKnow),
+            (Equal, Verdict::PerformanceDiffers, true, Exit::PerformanceDiffers),
+            (Equal, Verdict::ResultEqual, true, Exit::Done),
+            (Equal, Verdict::ResultEqual, false, Exit::KeyNotChecked),
+            (NoReference, Verdict::ResultEqual, true, Exit::Done),
+        ] {
+            assert_eq!(exit(pcrs, factors, keys), expected, "{pcrs:?} {factors:?} {keys}");
+        }
+    }
+}
