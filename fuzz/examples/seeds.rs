@@ -6,20 +6,35 @@ mod bundle;
 
 use bundle::{Name, archive};
 use ed25519_dalek::{Signer as _, SigningKey};
-use failsafe_attest::{About, Fact, Json, PublicKey, Scope, Statement, Table, seal};
+use failsafe_attest::{About, Fact, Json, Pcrs, PublicKey, Scope, Statement, Table, reference::Reference, seal};
 use failsafe_journal::{
-    AuditLog, Draft, Stamp,
+    AuditLog, Draft, Entry, Stamp,
     segments::Builder,
     storage::{LOG_FILE, Layout, LogFolder},
     tree::{SignedTree, extends::extends, prove::prove},
 };
-use failsafe_tlog::{Checkpoint, ConsistencyFile, Keys, Signer, VerifierKey, tile};
+use failsafe_tlog::{
+    Checkpoint, ConsistencyFile, Cosigner, Keys, Signer, VerifierKey, WitnessKey, tile, witness::judge,
+};
+use failsafe_tpm::{Public, wire::put_sized};
 use std::{error::Error, fs, path::Path};
 
 struct Key(SigningKey, VerifierKey);
 
 impl Signer for Key {
     fn key(&self) -> &VerifierKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+struct Witness(SigningKey, WitnessKey);
+
+impl Cosigner for Witness {
+    fn key(&self) -> &WitnessKey {
         &self.1
     }
 
@@ -59,14 +74,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         ConsistencyFile { old: old.size, hashes: extends(&dir, &old, &new)?, checkpoint: notes[1].clone() };
     let mut index = Builder::new(0);
     for (at, entry) in entries.iter().enumerate() {
-        index.push(at as u64 * 100, &failsafe_journal::segments::catalog::about(entry));
+        let Entry { wall_ns, kind, run, incident, .. } = entry.clone();
+        index.push(at as u64 * 100, &failsafe_journal::entry::About { wall_ns, kind, run, incident });
     }
 
     let public = PublicKey::from(secret.verifying_key());
     let facts = vec![Fact::measured("node/cpu/model", "a seed", Ok(Json::from("a CPU")))];
     let about =
         About { scope: Scope::Node, taken_ns: 1, version: "0", signer: Some(public), nonce: &[7; 8], regime: None };
-    let payload = Statement::of(facts, &Table::built_in()?, &about).payload()?;
+    let statement = Statement::of(facts, &Table::built_in()?, &about);
+    let payload = statement.payload()?;
+    let reference = Reference::of(&[&statement], &Table::built_in()?, None, &[])?;
+    let reference = reference.with_pcrs(&[Pcrs([(0, [1; 32]), (7, [2; 32])].into())], &[]).text()?;
     let envelope = seal(&payload, &public, |message| secret.sign(message).to_bytes())?.into_bytes();
 
     let mut tar = Vec::new();
@@ -81,6 +100,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("checkpoint", &[notes[0].clone(), key.1.to_string().into_bytes()])?;
     write("proof", &[proof.encode()])?;
     write("consistency", &[consistency.encode()])?;
+    let secret = SigningKey::from_bytes(&[2; 32]);
+    let witness = Witness(secret.clone(), WitnessKey::new("witness.example/w1", secret.verifying_key().as_bytes())?);
+    let first = ConsistencyFile { old: 0, hashes: Vec::new(), checkpoint: notes[0].clone() };
+    let cosigned = judge(&first, None, &Keys::of(vec![key.1.clone()]), 1_700_000_000, &witness)?;
+    let policy = format!("# a policy\nlog {}\nwitness w1 {} url\ngroup g any w1\nquorum g\n", key.1, witness.1);
+    let witness = witness.1.to_string().into_bytes();
+    write("policy", &[policy.into_bytes(), cosigned.note, witness, first.encode(), consistency.encode()])?;
+    write("tpm", &tpm())?;
+    write("reference", &[reference.into_bytes()])?;
     write("tiles", &[b"tile/0/x001/067.p/3".to_vec(), hashes, tile::encode_entries(bytes)?])?;
     write("segment_index", &[index.index().encode()])?;
     write("bundle", &[tar])?;
@@ -89,6 +117,39 @@ fn main() -> Result<(), Box<dyn Error>> {
     let recordings = Path::new("../tests/fixtures/recordings");
     write("recording", &[fs::read(recordings.join("v9.fsrec"))?])?;
     Ok(())
+}
+
+/// A quote, the public area of a key, a signature, and answers of a TPM.
+fn tpm() -> Vec<Vec<u8>> {
+    let public = Public::of_point(&[4; 64]);
+    let mut quoted = vec![0xff, 0x54, 0x43, 0x47, 0x80, 0x18];
+    put_sized(&mut quoted, &public.qualified_name());
+    put_sized(&mut quoted, &[7; 32]);
+    quoted.extend([0; 16]);
+    quoted.push(1);
+    quoted.extend([0; 8]);
+    // One selection: SHA-256, PCRs 0, 7 and 10.
+    quoted.extend([0, 0, 0, 1, 0, 0x0b, 3, 0x81, 0x04, 0]);
+    put_sized(&mut quoted, &[9; 32]);
+    let mut signature = vec![0, 0x18, 0, 0x0b];
+    put_sized(&mut signature, &[1; 32]);
+    put_sized(&mut signature, &[2; 32]);
+    let answer = |tag: u8, body: &[u8]| {
+        let mut bytes = vec![0x80, tag];
+        bytes.extend(u32::try_from(10 + body.len()).unwrap_or_default().to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes
+    };
+    let mut parameters = Vec::new();
+    put_sized(&mut parameters, public.area());
+    let made = [&[0x80, 0, 0, 1][..], &(parameters.len() as u32).to_be_bytes(), &parameters].concat();
+    let mut parameters = Vec::new();
+    put_sized(&mut parameters, &quoted);
+    parameters.extend(&signature);
+    let quote = [&(parameters.len() as u32).to_be_bytes()[..], &parameters].concat();
+    let refused = vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x21];
+    vec![quoted, public.area().to_vec(), signature, answer(2, &made), answer(2, &quote), refused]
 }
 
 fn write(target: &str, inputs: &[Vec<u8>]) -> std::io::Result<()> {

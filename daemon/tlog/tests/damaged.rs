@@ -4,8 +4,10 @@
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use failsafe_tlog::{
-    Checkpoint, Collector, ConsistencyFile, Frontier, Keys, Note, ProofFile, Signer, VerifierKey, leaf_hash,
+    Checkpoint, Collector, ConsistencyFile, Cosigner, Frontier, Keys, Note, Policy, ProofFile, Signer, VerifierKey,
+    WitnessKey, leaf_hash,
     tile::{Tile, decode_entries, decode_hashes, encode_entries},
+    witness::judge,
 };
 use proptest::prelude::*;
 
@@ -29,6 +31,38 @@ fn key() -> Key {
     let key = SigningKey::from_bytes(&[1; 32]);
     let public = VerifierKey::new("node", &key.verifying_key().to_bytes()).unwrap();
     Key(key, public)
+}
+
+struct Witness(SigningKey, WitnessKey);
+
+impl Cosigner for Witness {
+    fn key(&self) -> &WitnessKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+fn witness() -> Witness {
+    let key = SigningKey::from_bytes(&[2; 32]);
+    let public = WitnessKey::new("witness.example/w1", &key.verifying_key().to_bytes()).unwrap();
+    Witness(key, public)
+}
+
+/// A policy with one log and a quorum of one witness.
+fn policy() -> String {
+    format!("# nodes\nlog {} url\nwitness w {}\ngroup g any w\nquorum g\n", key().1, witness().1)
+}
+
+fn first_request() -> ConsistencyFile {
+    ConsistencyFile { old: 0, hashes: Vec::new(), checkpoint: checkpoint(11).sign(&key()).encode() }
+}
+
+/// A checkpoint that its log signed and that the witness cosigned.
+fn cosigned() -> Vec<u8> {
+    judge(&first_request(), None, &Keys::of(vec![key().1]), 1_700_000_000, &witness()).unwrap().note
 }
 
 fn checkpoint(size: u64) -> Checkpoint {
@@ -89,6 +123,55 @@ proptest! {
             prop_assert!(read.verify(&forked, &new).is_err());
             prop_assert!(read.verify(&checkpoint(6), &new).is_err() || new == checkpoint(11));
         }
+    }
+
+    #[test]
+    fn a_damaged_cosigned_checkpoint_is_refused_or_is_the_one_that_was_cosigned(changes in damage(64)) {
+        let policy = Policy::parse(policy().as_bytes()).unwrap();
+        let bad = damaged(cosigned(), &changes);
+        if let Ok(accepted) = policy.accept(&bad) {
+            prop_assert_eq!(accepted.checkpoint, checkpoint(11));
+            prop_assert_eq!(accepted.cosigned, [("w".to_owned(), 1_700_000_000)]);
+        }
+        let text = witness().1.to_string();
+        let bad = damaged(text.into_bytes(), &changes);
+        if let Some(Ok(read)) = std::str::from_utf8(&bad).ok().map(WitnessKey::parse) {
+            prop_assert_eq!(read.to_string().into_bytes(), bad);
+        }
+    }
+
+    #[test]
+    fn a_damaged_policy_is_refused_or_accepts_only_what_its_keys_signed(changes in damage(64)) {
+        let bad = damaged(policy().into_bytes(), &changes);
+        if let Ok(policy) = Policy::parse(&bad)
+            && let Ok(accepted) = policy.accept(&cosigned())
+        {
+            prop_assert_eq!(accepted.log, key().1);
+            prop_assert_eq!(accepted.checkpoint, checkpoint(11));
+        }
+    }
+
+    #[test]
+    fn a_damaged_request_to_a_witness_is_refused_or_is_the_one_that_the_log_signed(changes in damage(64)) {
+        let keys = Keys::of(vec![key().1]);
+        for good in [first_request(), consistency()] {
+            let bad = damaged(good.encode(), &changes);
+            if let Ok(request) = ConsistencyFile::parse(&bad)
+                && let Ok(signed) = judge(&request, None, &keys, 1, &witness())
+            {
+                prop_assert_eq!((signed.checkpoint, request.old), (checkpoint(11), 0));
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_panic_no_parser(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        prop_assert!(Policy::parse(policy().as_bytes()).unwrap().accept(&bytes).is_err());
+        let _policy = Policy::parse(&bytes);
+        let _note = Note::parse(&bytes);
+        let _proof = ProofFile::parse(&bytes);
+        let _consistency = ConsistencyFile::parse(&bytes);
+        let _entries = decode_entries(&bytes).map(Vec::from_iter);
     }
 
     #[test]
