@@ -47,10 +47,18 @@ enum Sample {
     },
 }
 
+/// The buckets of one histogram: how many values are at most as large as each bound.
+struct OfOne {
+    name: String,
+    /// The same with its labels, as of a value.
+    of: Value,
+    buckets: Vec<(f64, u64)>,
+}
+
 /// The buckets of one text, by histogram: its name with labels, and its rank.
 #[derive(Default)]
 struct Histograms {
-    all: BTreeMap<(String, Option<String>), (String, Value, Vec<(f64, u64)>)>,
+    all: BTreeMap<(String, Option<String>), OfOne>,
     buckets: usize,
 }
 
@@ -60,7 +68,7 @@ impl Histograms {
             return Err(Why::Many);
         }
         let key = (of.name.clone(), of.rank.clone());
-        let (.., buckets) = self.all.entry(key).or_insert_with(|| (name, of, Vec::new()));
+        let OfOne { buckets, .. } = self.all.entry(key).or_insert_with(|| OfOne { name, of, buckets: Vec::new() });
         // One more than there may be is refused below, as a whole.
         if buckets.len() <= BUCKETS {
             buckets.push((upper, count));
@@ -70,7 +78,7 @@ impl Histograms {
     }
 
     fn take(self, taken: &mut Taken, earlier: &mut Earlier) {
-        for (name, of, mut buckets) in self.all.into_values() {
+        for OfOne { name, of, mut buckets } in self.all.into_values() {
             buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
             let Some(counts) = counts(&buckets) else {
                 taken.refuse(Why::Buckets);
