@@ -91,17 +91,21 @@ impl Registry {
 
     /// The run of that id.
     pub fn of_id(&self, id: RunId) -> Option<FoundRun> {
+        // First: a run that is taken up meanwhile is in both.
+        let guarded = self.guarded_of(id).map(FoundRun::Guarded);
         let live = self.get(id).map(FoundRun::Live);
-        let guarded = || self.guarded_of(id).map(FoundRun::Guarded);
         // Last: a run that ends meanwhile is in both.
         let ended = || self.ended_of(id).map(FoundRun::Ended);
-        live.or_else(guarded).or_else(ended)
+        live.or(guarded).or_else(ended)
     }
 
     /// The live runs, and the ended ones, the latest first.
     fn groups(&self, visible: impl Fn(&Run) -> bool) -> [Vec<FoundRun>; 2] {
-        // The ended ones later: a run that ends meanwhile is in both.
-        let live = self.live().into_iter().map(FoundRun::Live).chain(self.guarded().into_iter().map(FoundRun::Guarded));
+        // The guarded ones first, and the ended ones later: a run that is taken up or ends meanwhile is in both.
+        let mut guarded = self.guarded();
+        let live = self.live();
+        guarded.retain(|run| !live.iter().any(|live| live.run.id == run.run.id));
+        let live = live.into_iter().map(FoundRun::Live).chain(guarded.into_iter().map(FoundRun::Guarded));
         let live = live.filter(|found| visible(found.run())).collect();
         let ended = self.ended().into_iter().rev().map(FoundRun::Ended);
         [live, ended.filter(|found| visible(found.run())).collect()]

@@ -180,6 +180,18 @@ impl Registry {
         self.guarded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Whether the run of that id is guarded. Whoever looks among the live runs, too, looks here first: a run that is taken up is live before
+    /// it stops being guarded.
+    pub fn is_guarded(&self, id: RunId) -> bool {
+        self.guarded.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    }
+
+    /// Whether the run of that id lives or is guarded.
+    pub fn is_held(&self, id: RunId) -> bool {
+        let guarded = self.is_guarded(id);
+        self.get(id).is_some() || guarded
+    }
+
     /// The guarded run of that id.
     pub(super) fn guarded_of(&self, id: RunId) -> Option<Arc<GuardedRun>> {
         self.guarded.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()

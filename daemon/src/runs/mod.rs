@@ -387,8 +387,10 @@ impl Registry {
 
     /// The ids of all runs that live or are guarded, also those of which the end is not tidied up.
     pub fn held(&self) -> Vec<RunId> {
-        let mut held: Vec<RunId> = self.live.read().unwrap_or_else(PoisonError::into_inner).ids().collect();
-        held.extend(self.guarded.read().unwrap_or_else(PoisonError::into_inner).keys().copied());
+        // In this order: a run that is taken up between the two looks is in both, and not in neither.
+        let mut held: Vec<RunId> =
+            self.guarded.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        held.extend(self.live.read().unwrap_or_else(PoisonError::into_inner).ids());
         held
     }
 

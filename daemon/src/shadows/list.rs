@@ -7,7 +7,7 @@ use super::{Asked, By};
 use crate::platform::clock;
 use failsafe_core::{PolicyDigest, RunId};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -102,6 +102,8 @@ type Key = (RunId, PolicyDigest, bool);
 #[derive(Debug, Default)]
 struct Known {
     shadows: BTreeMap<Key, Listed>,
+    /// Those of them that were removed, and that the thread has not ended yet.
+    leaving: BTreeSet<Key>,
     left_out: BTreeMap<String, OfRule>,
 }
 
@@ -118,8 +120,14 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.list.known().shadows.remove(&self.key);
+        let mut known = self.list.known();
+        known.shadows.remove(&self.key);
+        known.leaving.remove(&self.key);
     }
+}
+
+fn key(run: RunId, digest: PolicyDigest, by: &By) -> Key {
+    (run, digest, matches!(by, By::Rule(_)))
 }
 
 impl Listed {
@@ -138,7 +146,7 @@ impl List {
         if digest == asked.run.policy {
             return Err(Refused::InForce);
         }
-        let key = (run, digest, matches!(asked.by, By::Rule(_)));
+        let key = key(run, digest, &asked.by);
         let mut known = self.known();
         if known.shadows.contains_key(&key) {
             return Err(Refused::Twice);
@@ -163,6 +171,22 @@ impl List {
         }
         drop(known);
         Ok(Place { list: self.clone(), key })
+    }
+
+    /// Whether it has its place, and nobody removed it.
+    pub fn stays(&self, asked: &Asked) -> bool {
+        let key = key(asked.run.id, asked.digest, &asked.by);
+        let known = self.known();
+        known.shadows.get(&key).is_some_and(|one| one.by == asked.by) && !known.leaving.contains(&key)
+    }
+
+    /// It was removed: from here on it does not stay.
+    pub fn leaves(&self, shadow: &Listed) {
+        let key = key(shadow.run, shadow.digest, &shadow.by);
+        let mut known = self.known();
+        if known.shadows.contains_key(&key) {
+            known.leaving.insert(key);
+        }
     }
 
     pub fn all(&self) -> Vec<Listed> {

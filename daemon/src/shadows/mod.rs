@@ -8,12 +8,14 @@
 //! is dropped and counted, and the report says so; each report in the queue holds its caller's turn, so that their number is bounded; nothing that this thread does reaches the engine, a run or the kernel, and its end does
 //! not end the daemon; the number of shadows is bounded for each run, each user and the node.
 
+mod again;
 mod book;
 mod feed;
 mod judge;
 mod kept;
 mod list;
 
+pub use again::{Attempt, Found, Pending};
 pub use book::{Group, Named};
 pub use feed::Feed;
 pub use kept::Stored;
@@ -26,7 +28,7 @@ use list::{List, Place};
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Sender},
     },
@@ -84,7 +86,10 @@ impl Beginning {
 
     /// The run is not judged, or no longer.
     pub fn refuse(self) {
-        let _nobody_waits = self.done.send(Err(Refused::NotLive));
+        let Beginning { asked: _, place, done } = self;
+        // First: whoever tries again finds it free.
+        drop(place);
+        let _nobody_waits = done.send(Err(Refused::NotLive));
     }
 }
 
@@ -127,6 +132,8 @@ pub struct Shadows {
     dropped: Arc<AtomicU64>,
     /// Where they are kept over a restart.
     folder: PathBuf,
+    /// Held by whoever keeps or forgets one: for as long as the disk takes.
+    files: Arc<Mutex<()>>,
 }
 
 impl Shadows {
@@ -141,7 +148,7 @@ impl Shadows {
             let log = log.clone();
             move |stop| judge::Judge::new(log).work(&receiver, &stop)
         })?;
-        Ok((Shadows { list, queue, dropped, folder: state_dir.join("shadows") }, feed))
+        Ok((Shadows { list, queue, dropped, folder: state_dir.join("shadows"), files: Arc::default() }, feed))
     }
 
     /// Takes a place for a shadow. The order is for the pipeline; then it is known whether the shadow judges.
@@ -161,20 +168,29 @@ impl Shadows {
         (Order::End(Ending { run: *run, digest: *digest, by: by.clone(), actor, done }), wait)
     }
 
-    /// Keeps a shadow that somebody asked for, so that the next daemon has it, too. May hang with the disk.
+    /// Keeps a shadow that somebody asked for, so that the next daemon has it, too. One that was removed or has ended meanwhile is not
+    /// kept. May hang with the disk.
     ///
     /// # Errors
     /// It is not kept.
     pub fn keep(&self, asked: &Asked) -> Result<(), String> {
-        kept::keep(&self.folder, asked)
+        let _files = self.files();
+        if self.list.stays(asked) { kept::keep(&self.folder, asked) } else { Ok(()) }
     }
 
-    /// The next daemon does not have it. May hang with the disk.
+    /// The next daemon does not have it, also if whoever asked for it is about to keep it. May hang with the disk.
     ///
     /// # Errors
     /// It is kept all the same.
     pub fn forget(&self, shadow: &Listed) -> std::io::Result<()> {
-        kept::forget(&self.folder, shadow)
+        let _files = self.files();
+        kept::forget(&self.folder, shadow)?;
+        self.list.leaves(shadow);
+        Ok(())
+    }
+
+    fn files(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those that earlier daemons kept, and what is wrong with others.

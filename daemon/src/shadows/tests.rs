@@ -109,7 +109,7 @@ fn held() -> (Shadows, Feed, std::sync::mpsc::Sender<()>, (LogOwner, tempfile::T
         judge.work(&receiver, &stop);
     });
     let folder = state.path().join("shadows");
-    (Shadows { list, queue, dropped, folder }, feed.unwrap(), hold, (owner, state))
+    (Shadows { list, queue, dropped, folder, files: Arc::default() }, feed.unwrap(), hold, (owner, state))
 }
 
 fn begin(shadows: &Shadows, feed: &mut Feed, asked: Asked) {
@@ -243,21 +243,27 @@ fn entries_that_come_between_the_end_of_a_shadow_and_the_beginning_of_the_next_g
     assert_eq!((feed.room(run), shadows.counts().1), (Some(feed::PER_RUN), 0));
 }
 
+/// Keeps a shadow that has its place.
+fn kept_place(shadows: &Shadows, asked: &Asked) -> (Order, oneshot::Receiver<Result<(), Refused>>) {
+    let place = shadows.add(asked.clone()).unwrap();
+    shadows.keep(asked).unwrap();
+    place
+}
+
 #[test]
 fn a_shadow_that_a_user_asked_for_is_kept_until_it_is_removed_or_its_run_is_over() {
     let (shadows, _feed, hold, _log) = held();
     drop(hold);
     let (one, other) = (asked(1, "p", user(7)), of_admin(asked(2, "p", user(0))));
-    for asked in [&one, &other, &asked(3, "p", rule())] {
-        shadows.keep(asked).unwrap();
-    }
+    let places: Vec<_> = [&one, &other, &asked(3, "p", rule())].map(|asked| kept_place(&shadows, asked)).into();
     let (stored, wrong) = shadows.stored();
     let found: Vec<_> = stored.iter().map(|one| (one.run, one.uid, one.reserved, one.policy.digest())).collect();
     let kept = |asked: &Asked, uid, reserved| (asked.run.id, uid, reserved, asked.digest);
     assert_eq!((found, wrong), (vec![kept(&one, 7, false), kept(&other, 0, true)], vec![]), "rules make theirs again");
-    let _place = shadows.add(other.clone()).unwrap();
-    shadows.forget(&shadows.list()[0]).unwrap();
+    let listed = shadows.list().into_iter().find(|listed| listed.run == other.run.id).unwrap();
+    shadows.forget(&listed).unwrap();
     assert_eq!(shadows.stored().0.len(), 1);
+    drop(places);
     shadows.tidy(|run| run == one.run.id);
     assert_eq!(shadows.stored().0.len(), 1);
     shadows.tidy(|_| false);
@@ -270,8 +276,7 @@ fn a_kept_shadow_with_another_content_is_reported_and_the_others_are_used() {
     drop(hold);
     assert_eq!(shadows.stored(), (Vec::new(), Vec::new()), "there is no folder yet");
     let (good, bad) = (asked(1, "p", user(7)), asked(2, "p", user(7)));
-    shadows.keep(&good).unwrap();
-    shadows.keep(&bad).unwrap();
+    let _places = [kept_place(&shadows, &good), kept_place(&shadows, &bad)];
     let files: Vec<PathBuf> = std::fs::read_dir(&shadows.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     let of = |asked: &Asked| {
         let run = asked.run.id.to_string();
@@ -283,4 +288,92 @@ fn a_kept_shadow_with_another_content_is_reported_and_the_others_are_used() {
         assert_eq!((stored.len(), wrong.len()), (1, 1), "{wrong:?}");
         assert!(stored[0].run == good.run.id && wrong[0].contains(&bad.run.id.to_string()), "{wrong:?}");
     }
+}
+
+/// The order of `add`: place, pipeline, file. Somebody removes the shadow before its file is written.
+#[test]
+fn a_shadow_that_is_removed_while_it_is_added_leaves_no_file() {
+    let (shadows, mut feed, hold, _log) = held();
+    let one = asked(1, "p", user(7));
+    begin(&shadows, &mut feed, one.clone());
+    shadows.forget(&shadows.list()[0]).unwrap();
+    shadows.keep(&one).unwrap();
+    assert!(shadows.stored().0.is_empty(), "its end is under way");
+    let (Order::End(ending), ended) = shadows.remove(&shadows.list()[0], Actor::Daemon) else { panic!() };
+    feed.end(ending);
+    drop(hold);
+    ended.blocking_recv().unwrap();
+    assert!(shadows.list().is_empty());
+    shadows.keep(&one).unwrap();
+    assert!(shadows.stored().0.is_empty(), "it has ended");
+    begin(&shadows, &mut feed, one.clone());
+    shadows.keep(&one).unwrap();
+    assert_eq!(shadows.stored().0.len(), 1, "one that is added later stays");
+}
+
+/// What an earlier daemon kept of this.
+fn pending(asked: &Asked) -> Pending {
+    let By::User(uid) = asked.by else { panic!() };
+    let (policy, actor) = ((*asked.policy).clone(), asked.actor.clone());
+    Pending::new(Stored { run: asked.run.id, policy, uid, reserved: asked.reserved, actor })
+}
+
+fn live(asked: &Asked) -> Found {
+    Found::Live(asked.run.clone(), asked.enforced.clone())
+}
+
+#[test]
+fn a_run_that_is_taken_up_between_the_two_looks_is_not_over() {
+    let one = asked(1, "p", user(7));
+    let looks = std::cell::Cell::new(0);
+    // It is guarded at the first look, and live at the second.
+    let look = || looks.replace(looks.get() + 1);
+    let found = Found::of(|| look() == 0, || (look() == 1).then(|| (one.run.clone(), one.enforced.clone())));
+    assert!(matches!(found, Found::Live(..)));
+}
+
+#[test]
+fn a_shadow_of_an_earlier_daemon_that_finds_no_place_is_reported_once_and_judges_when_one_is_free() {
+    let (shadows, mut feed, hold, _log) = held();
+    drop(hold);
+    let one = asked(1, "p", user(7));
+    let others: Vec<_> = (0..3).map(|n| shadows.add(asked(1, &format!("p{n}"), user(8))).unwrap()).collect();
+    let mut pending = pending(&one);
+    let none = |_: Order| panic!("there is no place");
+    assert_eq!(pending.attempt(Found::Guarded, &shadows, none), Attempt::Waits);
+    assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Refused(Refused::Run(3)));
+    assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Waits, "the same reason is no news");
+    drop(others);
+    let mut order = None;
+    assert_eq!(pending.attempt(live(&one), &shadows, |begins| order = Some(begins)), Attempt::Waits);
+    let Some(Order::Begin(beginning)) = order else { panic!() };
+    feed.begin(beginning, Now::default());
+    report(&shadows, None).unwrap().blocking_recv().unwrap();
+    assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Judges);
+}
+
+#[test]
+fn a_shadow_of_an_earlier_daemon_is_tried_again_where_the_pipeline_does_not_have_its_run_yet() {
+    let (shadows, _feed, _hold, _log) = held();
+    let one = asked(1, "p", user(7));
+    let mut pending = pending(&one);
+    for _ in 0..2 {
+        let mut order = None;
+        assert_eq!(pending.attempt(live(&one), &shadows, |begins| order = Some(begins)), Attempt::Waits);
+        let Some(Order::Begin(beginning)) = order else { panic!("it is tried again") };
+        beginning.refuse();
+        assert_eq!(pending.attempt(live(&one), &shadows, |_| panic!("the answer comes first")), Attempt::Waits);
+    }
+    assert_eq!(pending.attempt(Found::Over, &shadows, drop), Attempt::Over);
+}
+
+#[test]
+fn a_shadow_of_an_earlier_daemon_is_given_up_for_what_does_not_change() {
+    let (shadows, _feed, _hold, _log) = held();
+    let one = asked(1, "in-force", user(7));
+    assert_eq!(pending(&one).attempt(live(&one), &shadows, drop), Attempt::GivenUp(Refused::InForce));
+    let again = asked(1, "p", user(8));
+    let _place = shadows.add(again).unwrap();
+    let one = asked(1, "p", user(7));
+    assert_eq!(pending(&one).attempt(live(&one), &shadows, drop), Attempt::Judges, "somebody has it judged");
 }

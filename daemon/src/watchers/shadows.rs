@@ -4,8 +4,8 @@ use crate::{
     log::Log,
     pipeline::{Message, Sender},
     platform::clock,
-    runs::{LiveRun, Registry},
-    shadows::{Asked, By, Shadows, Stored},
+    runs::Registry,
+    shadows::{Attempt, Found, Pending, Shadows},
 };
 use failsafe_core::{MonoTime, RunId, input::Gap, record::Record, signal::Source};
 use std::{
@@ -37,50 +37,54 @@ pub struct ShadowKeep {
 impl ShadowKeep {
     /// Works until `stop`.
     pub fn work(self, stop: &AtomicBool) {
-        let (mut pending, wrong) = self.shadows.stored();
+        let (stored, wrong) = self.shadows.stored();
         if !wrong.is_empty() {
-            let what = format!("shadows of an earlier daemon are not judged any more: {}", wrong.join("; "));
-            tracing::error!(what);
-            let at = MonoTime(clock::monotonic_ns());
-            let gap = Gap { seq: 0, at, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
-            self.log.record(&Record::Gap(gap), None, None);
+            self.report(None, format!("shadows of an earlier daemon are not judged any more: {}", wrong.join("; ")));
         }
+        let mut pending: Vec<Pending> = stored.into_iter().map(Pending::new).collect();
         let mut tidied = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            pending.retain(|stored| match self.registry.get(stored.run) {
-                Some(live) => {
-                    self.add(&live, stored);
-                    false
-                }
-                // A guarded run may be taken up later.
-                None => self.lives(stored.run),
-            });
+            pending.retain_mut(|one| self.waits(one, stop));
             if tidied.elapsed() >= TIDY {
                 tidied = Instant::now();
-                self.shadows.tidy(|run| self.lives(run));
+                self.shadows.tidy(|run| self.registry.is_held(run));
             }
             thread::park_timeout(WAIT);
         }
     }
 
-    fn lives(&self, run: RunId) -> bool {
-        self.registry.get(run).is_some() || self.registry.guarded().iter().any(|guarded| guarded.run.id == run)
+    /// Tries one again. False: nothing more is to be tried.
+    fn waits(&self, one: &mut Pending, stop: &AtomicBool) -> bool {
+        let run = one.run();
+        let live = || self.registry.get(run).map(|live| (live.known().clone(), live.policy.clone()));
+        let found = Found::of(|| self.registry.is_guarded(run), live);
+        let shadow = one.name().to_owned();
+        match one.attempt(found, &self.shadows, |order| drop(self.pipeline.send(Message::Shadow(order)))) {
+            Attempt::Waits => true,
+            Attempt::Judges | Attempt::Over => false,
+            Attempt::Refused(why) => {
+                let what =
+                    format!("shadow `{shadow}` of an earlier daemon is not judged now, and is tried again: {why}");
+                self.report(Some(run), what);
+                true
+            }
+            // The next daemon has it.
+            Attempt::GivenUp(_) if stop.load(Ordering::Relaxed) => false,
+            Attempt::GivenUp(why) => {
+                self.report(Some(run), format!("shadow `{shadow}` of an earlier daemon is not judged any more: {why}"));
+                false
+            }
+        }
     }
 
-    fn add(&self, live: &LiveRun, stored: &Stored) {
-        let asked = Asked {
-            run: live.known().clone(),
-            enforced: live.policy.clone(),
-            digest: stored.policy.digest(),
-            policy: Arc::new(stored.policy.clone()),
-            by: By::User(stored.uid),
-            reserved: stored.reserved,
-            actor: stored.actor.clone(),
-        };
-        let (run, shadow) = (live.run.id, stored.policy.name.as_str());
-        match self.shadows.add(asked) {
-            Ok((order, _not_waited_for)) => drop(self.pipeline.send(Message::Shadow(order))),
-            Err(why) => tracing::warn!(%run, shadow, %why, "a shadow of an earlier daemon is not judged any more"),
-        }
+    fn report(&self, run: Option<RunId>, what: String) {
+        tracing::error!(
+            run = run.map(tracing::field::display),
+            what,
+            "not all shadows of an earlier daemon are judged"
+        );
+        let at = MonoTime(clock::monotonic_ns());
+        let gap = Gap { seq: 0, at, source: Source::Guard, run, gpu: None, what, lost: 0, blind: false };
+        self.log.record(&Record::Gap(gap), run, None);
     }
 }

@@ -1,0 +1,132 @@
+//! A shadow of an earlier daemon, until it judges again.
+//!
+//! Invariants: it is given up only when it judges, when its run is over, or for a reason that does not change. What can change is tried
+//! again: a place that others have now, and a run that the registry has and the pipeline does not have yet.
+
+use super::{Asked, By, Order, Refused, Shadows, Stored};
+use failsafe_core::{Policy, PolicyDigest, RunId, input::Run};
+use std::sync::Arc;
+use tokio::sync::oneshot::{Receiver, error::TryRecvError};
+
+/// What is known of its run.
+pub enum Found {
+    /// It is judged by this policy.
+    Live(Run, Arc<Policy>),
+    /// It may be judged later.
+    Guarded,
+    /// It has ended.
+    Over,
+}
+
+impl Found {
+    /// `guarded` is looked at first: a run that is taken up between the two looks is live before it stops being guarded, so that it is found
+    /// in one of them.
+    pub fn of(guarded: impl FnOnce() -> bool, live: impl FnOnce() -> Option<(Run, Arc<Policy>)>) -> Found {
+        let guarded = guarded();
+        match live() {
+            Some((run, enforced)) => Found::Live(run, enforced),
+            None if guarded => Found::Guarded,
+            None => Found::Over,
+        }
+    }
+}
+
+/// What came of one attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is not known yet.
+    Waits,
+    /// It is refused for now, and tried again: reported once for each reason.
+    Refused(Refused),
+    /// It judges.
+    Judges,
+    /// Its run is over.
+    Over,
+    /// It is refused, and this does not change.
+    GivenUp(Refused),
+}
+
+/// A shadow that does not judge again yet.
+pub struct Pending {
+    /// As it was kept.
+    stored: Stored,
+    policy: Arc<Policy>,
+    digest: PolicyDigest,
+    /// The pipeline has the order.
+    begun: Option<Receiver<Result<(), Refused>>>,
+    /// Why it was refused the last time.
+    refused: Option<Refused>,
+}
+
+impl Pending {
+    /// Nothing was tried.
+    pub fn new(stored: Stored) -> Pending {
+        let (policy, digest) = (Arc::new(stored.policy.clone()), stored.policy.digest());
+        Pending { stored, policy, digest, begun: None, refused: None }
+    }
+
+    /// Its run.
+    pub fn run(&self) -> RunId {
+        self.stored.run
+    }
+
+    /// The name of its policy.
+    pub fn name(&self) -> &str {
+        &self.policy.name
+    }
+
+    /// One attempt, or a look at what came of the last one. `send` hands an order to the pipeline.
+    pub fn attempt(&mut self, found: Found, shadows: &Shadows, send: impl FnOnce(Order)) -> Attempt {
+        let (run, enforced) = match found {
+            Found::Live(run, enforced) => (run, enforced),
+            Found::Guarded => return Attempt::Waits,
+            Found::Over => return Attempt::Over,
+        };
+        if let Some(begun) = &mut self.begun {
+            let answer = match begun.try_recv() {
+                Err(TryRecvError::Empty) => return Attempt::Waits,
+                Err(TryRecvError::Closed) => Err(Refused::Ended),
+                Ok(answer) => answer,
+            };
+            self.begun = None;
+            return match answer {
+                Ok(()) => Attempt::Judges,
+                Err(why) => self.refused(why),
+            };
+        }
+        let asked = Asked {
+            run,
+            enforced,
+            policy: self.policy.clone(),
+            digest: self.digest,
+            by: By::User(self.stored.uid),
+            reserved: self.stored.reserved,
+            actor: self.stored.actor.clone(),
+        };
+        match shadows.add(asked) {
+            Ok((order, begun)) => {
+                self.begun = Some(begun);
+                send(order);
+                Attempt::Waits
+            }
+            // Somebody asked for it again meanwhile.
+            Err(Refused::Twice) => Attempt::Judges,
+            Err(why) => self.refused(why),
+        }
+    }
+
+    fn refused(&mut self, why: Refused) -> Attempt {
+        match &why {
+            Refused::Run(_) | Refused::User(_) | Refused::Users | Refused::Node(_) => {
+                if self.refused.as_ref() == Some(&why) {
+                    return Attempt::Waits;
+                }
+                self.refused = Some(why.clone());
+                Attempt::Refused(why)
+            }
+            // The pipeline does not have the run yet, or its end is under way.
+            Refused::NotLive => Attempt::Waits,
+            Refused::Twice | Refused::InForce | Refused::Ended => Attempt::GivenUp(why),
+        }
+    }
+}
