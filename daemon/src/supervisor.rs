@@ -328,6 +328,7 @@ impl Judging {
         for message in early {
             pipeline.send(message).ok().context("the pipeline ended at once")?;
         }
+        registry.live().iter().for_each(|live| live.claims.open());
         let tidying = reaping.into_iter().chain([removing]).collect();
         Ok(Judging { pipeline, pulse, lane, flusher, shadows, node_health, slots, log_before, tidying })
     }

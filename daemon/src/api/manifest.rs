@@ -2,15 +2,15 @@
 //! bound to the run's other entries, and outlive the daemon.
 //!
 //! Invariants: only about live runs, by their exact name; what is stored was redacted; the answer comes when the entry is durable.
-//! The daemon opens no file that a manifest or a checkpoint names.
+//! The daemon opens no file that a manifest or a checkpoint names. Manifests of a run reach the engine in the order of the log.
 
-use super::{Context, authorize::Principal, convert, limits::Share, runs::deliver};
+use super::{Context, authorize::Principal, control::not_judged, convert, limits::Share, runs::deliver};
 use crate::{
     log::{self, claims::Claims},
     pipeline::Message,
     platform::clock,
     redact::Redactor,
-    runs::FoundRun,
+    runs::{FoundRun, LiveRun, claims::Unclaimed},
 };
 use failsafe_attest::{
     Manifest,
@@ -24,7 +24,7 @@ use failsafe_core::{
 };
 use failsafe_proto::{ErrorReason, v1};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tonic::Status;
 
 /// What was claimed about a run, by the audit log.
@@ -36,16 +36,23 @@ pub(super) fn claims(log: &Path, run: RunId) -> Result<Claims, Status> {
         .map_err(|error| ErrorReason::StorageUnavailable.status(format!("the audit log cannot be read: {error}")))
 }
 
+/// How long a manifest waits for those before it.
+const WAIT: Duration = Duration::from_secs(10);
+
 pub(super) async fn set(
-    context: &Context,
+    context: &Arc<Context>,
     who: &Principal,
     share: Share,
     request: v1::SetManifestRequest,
 ) -> Result<v1::SetManifestResponse, Status> {
-    let run = live(context, who, &request.run)?;
+    // Of a guarded run nobody judges the numbers, and the daemon that takes it up has read the log already.
+    let live = judged(context, who, &request.run)?;
+    let run = live.known().clone();
     let new = New::of(&request.manifest, context)?;
     let (digest, redacted) = (format!("sha256:{}", hex::encode(Sha256::digest(&new.text))), new.redacted);
-    keep(context, who, share, run.id, new).await?;
+    let late = |_| ErrorReason::NotInTime.status(format!("claims before it took {} s: try again", WAIT.as_secs()));
+    let turn = tokio::time::timeout(WAIT, live.claims.turn()).await.map_err(late)?;
+    keep(context, who, share, (run.id, turn), new).await?;
     Ok(v1::SetManifestResponse { run_id: run.id.to_string(), run_name: run.name, digest, redacted })
 }
 
@@ -74,32 +81,60 @@ impl New {
     }
 }
 
-/// Records the manifest that a run is made with.
+/// Records the manifest that a run is made with, before anybody else's.
 ///
 /// # Errors
 /// The run is made; the log did not take its manifest.
 pub(super) async fn of_new(
-    context: &Context,
+    context: &Arc<Context>,
     who: &Principal,
     share: Share,
-    run: RunId,
+    (run, unclaimed): (RunId, Unclaimed),
     new: Option<New>,
 ) -> Result<(), Status> {
     match new {
-        Some(new) => keep(context, who, share, run, new).await,
+        Some(new) => keep(context, who, share, (run, unclaimed), new).await,
         None => Ok(()),
     }
 }
 
-/// Records it, and hands its numbers to the engine once the entry is durable: the next daemon then knows them, too.
-async fn keep(context: &Context, who: &Principal, share: Share, run: RunId, new: New) -> Result<(), Status> {
+/// Records it, and hands its numbers to the engine once the entry is durable: the next daemon then knows them, too. `turn` ends when both
+/// are done.
+async fn keep(
+    context: &Arc<Context>,
+    who: &Principal,
+    share: Share,
+    (run, turn): (RunId, impl Send + 'static),
+    new: New,
+) -> Result<(), Status> {
     let New { text, numbers, .. } = new;
-    record(context, share, run, Record::Manifest { manifest: text, actor: who.actor() }).await?;
-    if numbers.is_empty() {
-        return Ok(());
-    }
-    let at = MonoTime(clock::monotonic_ns());
-    deliver(context, Message::Input(Input::Manifest { run, values: numbers, at })).await
+    let (recorder, engine, actor) = (context.clone(), context.clone(), who.actor());
+    let recorded = async move { record(&recorder, share, run, Record::Manifest { manifest: text, actor }).await };
+    in_turn(turn, recorded, async move {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let at = MonoTime(clock::monotonic_ns());
+        deliver(&engine, Message::Input(Input::Manifest { run, values: numbers, at })).await
+    })
+    .await
+}
+
+/// One after the other, within a turn. Whoever goes away in between does not end it: the engine would lack what the log has.
+async fn in_turn(
+    turn: impl Send + 'static,
+    recorded: impl Future<Output = Result<(), Status>> + Send + 'static,
+    delivered: impl Future<Output = Result<(), Status>> + Send + 'static,
+) -> Result<(), Status> {
+    let done = tokio::spawn(async move {
+        let done = match recorded.await {
+            Ok(()) => delivered.await,
+            refused => refused,
+        };
+        drop(turn);
+        done
+    });
+    done.await.map_err(|error| ErrorReason::Internal.status(format!("a manifest was cut short: {error}")))?
 }
 
 pub(super) async fn get(
@@ -158,17 +193,31 @@ fn named(who: &Principal, run: &str) -> Result<String, Status> {
     }
 }
 
-/// A live run that the caller may make claims about.
+/// A live or guarded run that the caller may make claims about.
 fn live(context: &Context, who: &Principal, run: &str) -> Result<Run, Status> {
-    let wanted = named(who, run)?;
-    let found = context.registry.find_exact(&wanted, |run| who.may_see(run).is_some());
-    match found.map_err(|error| convert::find_error(&error))? {
-        FoundRun::Ended(ended) => {
-            let message = format!("run `{}` has ended: claims are accepted while a run lives", ended.run.name);
-            Err(ErrorReason::RunEnded.status(message))
-        }
+    match found(context, who, run)? {
+        FoundRun::Ended(run) => Err(ended(&run.run)),
         found => Ok(found.run().clone()),
     }
+}
+
+/// The same of a run that is judged.
+fn judged(context: &Context, who: &Principal, run: &str) -> Result<Arc<LiveRun>, Status> {
+    match found(context, who, run)? {
+        FoundRun::Live(live) => Ok(live),
+        FoundRun::Guarded(guarded) => Err(not_judged(&guarded)),
+        FoundRun::Ended(run) => Err(ended(&run.run)),
+    }
+}
+
+fn ended(run: &Run) -> Status {
+    ErrorReason::RunEnded.status(format!("run `{}` has ended: claims are accepted while a run lives", run.name))
+}
+
+fn found(context: &Context, who: &Principal, run: &str) -> Result<FoundRun, Status> {
+    let wanted = named(who, run)?;
+    let found = context.registry.find_exact(&wanted, |run| who.may_see(run).is_some());
+    found.map_err(|error| convert::find_error(&error))
 }
 
 /// Records a claim, and waits until it is durable.
@@ -211,6 +260,8 @@ pub(super) fn announced(checkpoint: Checkpoint, wall_ns: u64) -> v1::Checkpoint 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runs::claims::Claims;
+    use std::sync::Mutex;
 
     #[test]
     fn secrets_in_a_manifest_are_redacted_by_the_name_and_by_the_form_of_their_value() {
@@ -223,5 +274,70 @@ mod tests {
             assert!(!shown.contains(secret), "{shown}");
         }
         assert!(shown.contains("plain text, with = sign") && shown.contains("\"token\":7"), "{shown}");
+    }
+
+    /// A log and an engine that note what reaches them; the first entry is durable when the test lets it be.
+    #[test]
+    fn the_engine_has_manifests_in_the_order_of_the_log() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let claims = Claims::default();
+            claims.open();
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let note = |what: &'static str| {
+                let seen = seen.clone();
+                async move {
+                    seen.lock().unwrap().push(what);
+                    Ok(())
+                }
+            };
+            let (durable, is_durable) = tokio::sync::oneshot::channel::<()>();
+            let (first_in_log, first_in_engine) = (note("log 1"), note("engine 1"));
+            let turn = claims.turn().await;
+            let first = async move {
+                first_in_log.await?;
+                is_durable.await.unwrap();
+                Ok(())
+            };
+            // Its caller goes away while the disk has it.
+            let caller = in_turn(turn, first, first_in_engine);
+            assert!(tokio::time::timeout(Duration::from_millis(1), caller).await.is_err());
+            let second = async {
+                let turn = claims.turn().await;
+                in_turn(turn, note("log 2"), note("engine 2")).await
+            };
+            let let_go = async {
+                tokio::task::yield_now().await;
+                durable.send(()).unwrap();
+            };
+            let (second, ()) = tokio::join!(second, let_go);
+            second.unwrap();
+            assert_eq!(*seen.lock().unwrap(), ["log 1", "engine 1", "log 2", "engine 2"]);
+        });
+    }
+
+    #[test]
+    fn the_engine_does_not_get_a_manifest_that_the_log_refuses() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = async { Err(ErrorReason::LimitReached.status("a test's")) };
+        let done = runtime.block_on(in_turn((), refused, async { panic!("it is not in the log") }));
+        assert_eq!(done.unwrap_err().message(), "a test's");
+    }
+
+    #[test]
+    fn nobody_claims_before_whoever_made_the_run_has() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let claims = Claims::default();
+            let early = tokio::time::timeout(Duration::ZERO, claims.turn()).await;
+            assert!(early.is_err(), "the run is being made");
+            let (other, ()) = tokio::join!(claims.turn(), async {
+                tokio::task::yield_now().await;
+                claims.open();
+                claims.open();
+            });
+            assert!(other.is_some());
+            assert!(tokio::time::timeout(Duration::ZERO, claims.turn()).await.is_err(), "one at a time");
+        });
     }
 }

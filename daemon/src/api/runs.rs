@@ -113,7 +113,7 @@ impl v1::run_service_server::RunService for Runs {
             }
             None => (self.gate(Some(&maker), &wanted, lineage, &with).await?, None),
         };
-        let mut run = start::start(&self.0, maker, wanted, repair, gate).await?;
+        let (mut run, unclaimed) = start::start(&self.0, maker, wanted, repair, gate).await?;
         if let Ok(id) = run.id.parse::<RunId>() {
             let (context, name) = (self.0.clone(), run.name.clone());
             let again = again.map(|again| again.record(id, name, &who));
@@ -128,7 +128,7 @@ impl v1::run_service_server::RunService for Runs {
                 }
             })
             .await?;
-            manifest::of_new(&self.0, &who, share, id, manifest).await?;
+            manifest::of_new(&self.0, &who, share, (id, unclaimed), manifest).await?;
         }
         run.metrics_socket = self.0.config.metrics_socket.display().to_string();
         Ok(Response::new(run))
@@ -212,7 +212,7 @@ impl v1::run_service_server::RunService for Runs {
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
         let gate = self.gate(None, &wanted, lineage, &Said::default()).await?;
-        let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
+        let (live, unclaimed) = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
         if let Some(gate) = gate {
             let (context, live) = (self.0.clone(), live.clone());
             // The run exists and is bounded: it is not ended for this.
@@ -222,7 +222,7 @@ impl v1::run_service_server::RunService for Runs {
             deliver(&self.0, Message::Input(delegated.gap(live.run.id))).await?;
         }
         drop(turn);
-        manifest::of_new(&self.0, &who, share, live.run.id, manifest).await?;
+        manifest::of_new(&self.0, &who, share, (live.run.id, unclaimed), manifest).await?;
         self.shown(share, FoundRun::Live(live)).await
     }
 

@@ -22,6 +22,7 @@ use crate::{
     runs::{
         FoundRun, LiveRun,
         bounds::parent_for,
+        claims::Unclaimed,
         entry::{EnterError, move_back, move_in},
         grants,
         start::{Place, Wanted},
@@ -48,7 +49,7 @@ pub(super) async fn begin(
     wanted: Wanted,
     place: Place,
     repair: Vec<String>,
-) -> Result<Arc<LiveRun>, Status> {
+) -> Result<(Arc<LiveRun>, Unclaimed), Status> {
     let context = context.clone();
     whole(async move { make(&context, wanted, place, repair).await }).await
 }
@@ -63,7 +64,7 @@ pub(super) async fn start(
     wanted: Wanted,
     repair: Vec<String>,
     gate: Option<Arc<Gate>>,
-) -> Result<v1::Run, Status> {
+) -> Result<(v1::Run, Unclaimed), Status> {
     let context = context.clone();
     let (answer, answered) = oneshot::channel();
     tokio::spawn(async move {
@@ -72,7 +73,7 @@ pub(super) async fn start(
             Ok((from, make(&context, wanted, place, repair).await?))
         };
         match made.await {
-            Ok((from, live)) => enter(&context, (maker, from), live, gate, answer).await,
+            Ok((from, made)) => enter(&context, (maker, from), made, gate, answer).await,
             Err(refused) => drop(answer.send(Err(refused))),
         }
     });
@@ -119,28 +120,30 @@ async fn make(
     wanted: Wanted,
     place: Place,
     repair: Vec<String>,
-) -> Result<Arc<LiveRun>, Status> {
+) -> Result<(Arc<LiveRun>, Unclaimed), Status> {
     let made = {
         let context = context.clone();
         blocking(move || {
             let _no_reset = context.resets.none_of(&wanted.gpus)?;
             let broken = grants::broken(&wanted.policy, &grants::grants(context.registry.kernel()));
-            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id).map(|live| (live, broken)))
+            let live = context.registry.make(wanted, place, &context.boot_id).map_err(|e| convert::start_error(&e))?;
+            let unclaimed = Unclaimed::of(&live);
+            Ok::<_, Status>((live, unclaimed, broken))
         })
     };
-    let (live, broken) = made.await??.map_err(|e| convert::start_error(&e))?;
+    let (live, unclaimed, broken) = made.await??;
     let (done, wait) = oneshot::channel();
     deliver(context, Message::Started { live: live.clone(), repair, broken, done }).await?;
     wait.await.map_err(|_| ErrorReason::DaemonStopping.status("the daemon is stopping"))?;
-    Ok(live)
+    Ok((live, unclaimed))
 }
 
 async fn enter(
     context: &Arc<Context>,
     (maker, from): (Maker, PathBuf),
-    live: Arc<LiveRun>,
+    (live, unclaimed): (Arc<LiveRun>, Unclaimed),
     gate: Option<Arc<Gate>>,
-    answer: oneshot::Sender<Result<v1::Run, Status>>,
+    answer: oneshot::Sender<Result<(v1::Run, Unclaimed), Status>>,
 ) {
     let gone = answer.is_closed();
     let moving = {
@@ -160,7 +163,7 @@ async fn enter(
             if let (Some(gate), Ok(run)) = (&gate, &mut run) {
                 gate.open(context, &live, run);
             }
-            match answer.send(run) {
+            match answer.send(run.map(|run| (run, unclaimed))) {
                 Ok(()) => return,
                 Err(_gone) => {
                     let _done = blocking(moved).await;

@@ -15,6 +15,7 @@ mod adoption;
 pub mod bounds;
 pub mod canaries;
 mod checked;
+pub mod claims;
 pub mod delegation;
 mod departed;
 mod disk;
@@ -191,6 +192,8 @@ pub struct LiveRun {
     entry: Entry,
     pub(crate) removal: removal::Removal,
     /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
+    /// Turns of claims about it.
+    pub claims: claims::Claims,
     ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,
     /// Destinations of its events. The pipeline adds to it: nobody holds it for longer than a copy takes.

@@ -2,6 +2,7 @@
 
 use super::{
     LiveRun, Registry, Status,
+    claims::Claims,
     entry::Entry,
     find::is_like_an_id,
     guarded::GuardedRun,
@@ -286,6 +287,7 @@ impl Registry {
                     levels: Mutex::default(),
                     jobs: Arc::default(),
                     entry: Entry::new(part > 0),
+                    claims: Claims::default(),
                     removal: Removal::default(),
                     ended: OnceLock::new(),
                     status: Mutex::new(status),

@@ -85,7 +85,10 @@ impl Keeping {
             }
             let before = guarded.len();
             let pass = self.registry.adopt_again(&self.log, &self.boot_id);
+            let taken_up: Vec<_> = pass.adopted.iter().map(|adopted| adopted.live.clone()).collect();
             messages(pass).into_iter().for_each(|message| self.send(message));
+            // After what the log has: of each number the first claim counts.
+            taken_up.iter().for_each(|live| live.claims.open());
             wait = if self.registry.guarded().len() < before { LOOK } else { (wait * 2).min(SLOWEST) };
             next = Instant::now() + wait;
             self.report(&mut guarded_state, self.registry.guarded_note());

@@ -7,6 +7,7 @@ use crate::{
     platform::Cgroup,
     runs::{
         LiveRun, NO_UID,
+        claims::Unclaimed,
         delegation::Delegated,
         grants,
         guarded::gap,
@@ -133,6 +134,7 @@ impl Discovery {
             made => made,
         };
         let live = made.map_err(|why| why.to_string())?;
+        let _unclaimed = Unclaimed::of(&live);
         let (done, judged) = oneshot::channel();
         self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
         // The pipeline waits for nobody; without it the daemon is stopping.

@@ -21,7 +21,9 @@ use crate::{
     },
     platform::clock,
     runs::{
-        LiveRun, grants,
+        LiveRun,
+        claims::Unclaimed,
+        grants,
         start::{Place, StartError, Wanted},
     },
 };
@@ -186,6 +188,7 @@ impl Attempt<'_> {
         };
         let made = registry.make(wanted, Place::Below(self.parts.cgroup_parent.clone()), &self.parts.boot_id);
         let live = made.map_err(not_made)?;
+        let _unclaimed = Unclaimed::of(&live);
         self.live = Some(live.clone());
         let (done, mut judged) = oneshot::channel();
         self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
