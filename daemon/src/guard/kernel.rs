@@ -118,6 +118,9 @@ pub struct Kernel {
     /// Has every attachment fail.
     #[cfg(test)]
     pub(crate) refuses: std::sync::atomic::AtomicBool,
+    /// Has the next attachment fail.
+    #[cfg(test)]
+    pub(crate) refuses_once: std::sync::atomic::AtomicBool,
     /// Has every making of tables fail.
     #[cfg(test)]
     pub(crate) compiles_not: std::sync::atomic::AtomicBool,
@@ -140,6 +143,8 @@ impl Kernel {
             redactor: Redactor::default(),
             #[cfg(test)]
             refuses: std::sync::atomic::AtomicBool::default(),
+            #[cfg(test)]
+            refuses_once: std::sync::atomic::AtomicBool::default(),
             #[cfg(test)]
             compiles_not: std::sync::atomic::AtomicBool::default(),
         }
@@ -272,7 +277,8 @@ impl Kernel {
 
     #[cfg(test)]
     fn fails_in_a_test(&self) -> Result<(), KernelError> {
-        match self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
+        use std::sync::atomic::Ordering;
+        match self.refuses.load(Ordering::Relaxed) || self.refuses_once.swap(false, Ordering::Relaxed) {
             true => Err(KernelError::Ebpf("a test has it fail".into())),
             false => Ok(()),
         }

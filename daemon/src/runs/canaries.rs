@@ -33,7 +33,8 @@ const HELD_LOST: Span = Span::from_secs(60);
 pub struct Drawn {
     /// The candidate; none: the policy in force.
     pub candidate: Option<Arc<Policy>>,
-    /// Whether the candidate takes the place of the policy in force: then a node that refuses it refuses the run.
+    /// Whether the candidate takes the place of the policy in force: then a node that refuses it refuses the run. Discovered runs have
+    /// begun: they get the policy in force.
     pub promoted: bool,
     /// What the run's label [`LABEL`] is to be.
     pub label: String,

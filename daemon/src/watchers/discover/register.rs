@@ -1,6 +1,6 @@
 //! From a matching cgroup to a run, or why there is none.
 
-use super::Discovery;
+use super::{Discovery, canary::Chosen};
 use crate::{
     causes::chain,
     pipeline::Message,
@@ -26,6 +26,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -104,36 +105,25 @@ impl Discovery {
         }
         let owner = owner_of(&cgroup, matched.uid, existed, matched.container);
         self.has_room(owner)?;
-        let (policy, candidate) = self.policy_of(matched.rule, path)?;
+        let mut chosen = self.policy_of(matched.rule, path)?;
         let populated = cgroup.events().map_err(|e| e.chain())?.populated;
         // Then its policy was in force before the first process.
         let early = registry.kernel().provisional(cgroup.id()).is_some();
-        let earlier_policy = early && !self.is_bound_by(&matched.rule.name, &policy.digest().to_string());
         let left = registry.kernel().is_left(cgroup.id());
         let mut labels = matched.labels.clone();
-        labels.extend(candidate.map(|label| (CANARY.to_owned(), label)));
         if populated && !early && !left {
             labels.insert(EARLIER.into(), "unknown".into());
         }
-        let wanted = |name: String| Wanted {
-            name,
-            labels: labels.clone(),
-            policy: policy.clone(),
-            gpus: Default::default(),
-            mig: BTreeMap::new(),
-            owner_uid: owner,
-            unlimited: false,
+        let live = loop {
+            let why = match self.make(&chosen, name_of(matched), &labels, owner, &cgroup) {
+                Ok(live) => break live,
+                Err(why) => why,
+            };
+            // At once: the processes of the cgroup do not wait.
+            chosen = chosen.instead(&format!("it cannot be attached: {why}")).map_err(|_| why)?;
         };
-        let broken = grants::broken(&policy, &grants::grants(registry.kernel()));
-        let make = |name, cgroup| registry.make(wanted(name), Place::Discovered(cgroup), &self.parts.boot_id);
-        let again = cgroup.try_clone().map_err(|e| e.chain())?;
-        let made = match make(name_of(matched), cgroup) {
-            Err(
-                StartError::NameTaken(_) | StartError::LikeAnId(_) | StartError::BadName(_) | StartError::Reserved(_),
-            ) => make(String::new(), again),
-            made => made,
-        };
-        let live = made.map_err(|why| why.to_string())?;
+        let earlier_policy = early && !self.is_bound_by(&matched.rule.name, &chosen.policy.digest().to_string());
+        let broken = grants::broken(&chosen.policy, &grants::grants(registry.kernel()));
         let _unclaimed = Unclaimed::of(&live);
         let (done, judged) = oneshot::channel();
         self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
@@ -159,11 +149,44 @@ impl Discovery {
             }
             _ => None,
         };
-        if let Some(before) = before {
-            self.send(Message::Input(Input::Gap(gap(live.run.id, before.into(), false))));
+        for what in before.map(str::to_owned).into_iter().chain(chosen.instead) {
+            self.send(Message::Input(Input::Gap(gap(live.run.id, what, false))));
         }
         tracing::info!(run = %live.run.id, name = live.run.name, path, rule = matched.rule.name, "a cgroup was discovered");
         Ok(live.run.id)
+    }
+
+    /// Makes the run, under another name if it cannot have this one.
+    fn make(
+        &self,
+        chosen: &Chosen,
+        name: String,
+        labels: &BTreeMap<String, String>,
+        owner: u32,
+        cgroup: &Cgroup,
+    ) -> Result<Arc<LiveRun>, String> {
+        let mut labels = labels.clone();
+        labels.extend(chosen.label.clone().map(|label| (CANARY.to_owned(), label)));
+        let make = |name: String| {
+            let wanted = Wanted {
+                name,
+                labels: labels.clone(),
+                policy: (*chosen.policy).clone(),
+                gpus: Default::default(),
+                mig: BTreeMap::new(),
+                owner_uid: owner,
+                unlimited: false,
+            };
+            let place = Place::Discovered(cgroup.try_clone()?);
+            self.parts.registry.make(wanted, place, &self.parts.boot_id)
+        };
+        let made = match make(name) {
+            Err(
+                StartError::NameTaken(_) | StartError::LikeAnId(_) | StartError::BadName(_) | StartError::Reserved(_),
+            ) => make(String::new()),
+            made => made,
+        };
+        made.map_err(|why| why.to_string())
     }
 
     /// What the run did before it was registered, in order: its processes were bounded by the kernel, and nobody judged them. What they do

@@ -7,13 +7,20 @@ use crate::{
     log::{Bounds, Budget, LogOwner},
     pipeline::{Message, QUEUE, queue},
     platform::CgroupRoot,
-    runs::{Registry, store::Store},
+    runs::{
+        Registry,
+        canaries::{Canaries, Decided, Kept, New},
+        store::Store,
+    },
     skip::skip,
     watchers::discover::Parts,
 };
 use failsafe_core::{
-    Input,
+    Actor, Input,
+    canary::{LABEL as CANARY, Terms},
     discover::{Labels, Rule, Rules},
+    policy::parse::parse,
+    time::Span,
 };
 use failsafe_journal::storage::Retention;
 use std::{
@@ -83,7 +90,7 @@ impl Bench {
             ..guard::Config::default()
         });
         let registry = Registry::new(root, Kernel::new(Ok(ebpf.unwrap())), Store::open(state.path()).unwrap());
-        let registry = Arc::new(registry);
+        let registry = Arc::new(registry.with_canaries(Canaries::open(state.path())));
         let bounds = Bounds { retention: Retention::default(), budget: Budget { per_user: 1 << 20, total: 1 << 24 } };
         let (log, _) = LogOwner::open(state.path(), &state.path().join("second"), "boot", bounds, None).unwrap();
         let (pipeline, messages) = queue::channel(QUEUE);
@@ -121,6 +128,22 @@ impl Bench {
         fs::write(self.policies.path().join("p.toml"), text).unwrap();
         let rules = self.discovery.rules.clone();
         self.discovery.policies.read(&rules, &self.discovery.parts.refusal);
+    }
+
+    /// Begins a canary that gives each run the candidate.
+    fn start_canary(&self) {
+        let (_, control) = self.discovery.policies.with_digest("p").unwrap();
+        let terms = Terms {
+            share_ppm: 1_000_000,
+            runs_at_least: 1,
+            hold: Span(0),
+            promote_if: Vec::new(),
+            withdraw_if: Vec::new(),
+        };
+        let begun = Decided { actor: Actor::Daemon, reason: "a test's".into(), at_ns: 1_000_000 };
+        let candidate = parse("p", "[policy]\nname = \"p\"\nversion = 2\nowner = \"next\"\n").unwrap();
+        let kept = Kept::begin(New { name: "p".into(), control, terms, secret: [7; 32], begun }, &candidate);
+        self.registry.canaries().start(kept, candidate).unwrap();
     }
 
     /// Makes a cgroup, which the kernel binds.
@@ -207,4 +230,25 @@ fn a_cgroup_that_gets_no_run_is_released_by_its_own_number() {
     bench.discovery.consider("jobs/job-1");
     assert!(bench.registry.live().is_empty());
     assert_eq!((bench.is_provisional(refused), bench.is_provisional(other)), (false, true));
+}
+
+#[test]
+fn a_run_has_the_policy_in_force_when_the_candidate_of_its_canary_cannot_be_attached() {
+    let Some(mut bench) = Bench::new("canary") else { return };
+    bench.start_canary();
+    bench.make("job-1");
+    bench.registry.kernel().refuses_once.store(true, std::sync::atomic::Ordering::Relaxed);
+    bench.discovery.consider("jobs/job-1");
+    let live = bench.registry.live();
+    let [run] = live.as_slice() else { panic!("{live:?}") };
+    assert_eq!((run.policy.owner.as_str(), run.run.labels.get(CANARY)), ("first", None));
+    let gaps = bench.gaps();
+    assert!(
+        gaps.iter().any(|gap| gap.contains("not by the candidate p v2") && gap.contains("a test has it fail")),
+        "{gaps:?}"
+    );
+    bench.make("job-2");
+    bench.discovery.consider("jobs/job-2");
+    let candidates = bench.registry.live().into_iter().filter(|run| run.policy.owner == "next");
+    assert_eq!(candidates.map(|run| run.run.labels[CANARY].clone()).collect::<Vec<_>>(), ["p@1 candidate"]);
 }
