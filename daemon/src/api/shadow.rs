@@ -139,7 +139,7 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
             "" => None,
             run => Some(live(self.0.find(&who, run)?.0)?.run.id),
         };
-        let turn = self.0.work(share).read_turn(share).await?;
+        let turn = tokio::time::timeout(WAIT, self.0.work(share).report_turn(share)).await.map_err(|_| late())??;
         let seen = who.clone();
         let wait = self.0.shadows.report(run, move |by| sees(&seen, by), turn).map_err(|why| refused(&why))?;
         let groups = answer(wait).await?.iter().map(reported).collect();

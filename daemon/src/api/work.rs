@@ -20,6 +20,8 @@ use tonic::Status;
 const READS: (usize, usize) = (2, 4);
 /// Policies that are parsed, or runs that are made, at once: of one user, in all. The second of all is for another user.
 const COMPILES: (usize, usize) = (1, 2);
+/// Reports of shadows at once: of one user, in all. Each waits for the thread of shadows, which judges first, and may take seconds.
+const REPORTS: (usize, usize) = (1, 4);
 /// Threads of a lane for all that: one each, and some to spare.
 pub const THREADS: usize = 32;
 /// Followers are woken this long after the log has grown: what is written together is read together, and whoever waits for the
@@ -31,6 +33,7 @@ const GATHER: Duration = Duration::from_millis(20);
 pub struct Work {
     reads: Turns,
     compiles: Turns,
+    reports: Turns,
     growth: watch::Sender<()>,
     runs: watch::Sender<()>,
 }
@@ -41,6 +44,7 @@ impl Work {
         Work {
             reads: Turns::new(READS),
             compiles: Turns::new(COMPILES),
+            reports: Turns::new(REPORTS),
             growth: watch::Sender::new(()),
             runs: watch::Sender::new(()),
         }
@@ -80,12 +84,12 @@ impl Work {
         self.compiles.take(share).await
     }
 
-    /// A turn of a read that a thread of its own does. It is to be held until that thread is done with it.
+    /// A turn of a report of shadows. It is to be held until the thread of shadows is done with it.
     ///
     /// # Errors
     /// `UNAVAILABLE`: the daemon is stopping.
-    pub async fn read_turn(&self, share: Share) -> Result<Turn, Status> {
-        self.reads.take(share).await
+    pub async fn report_turn(&self, share: Share) -> Result<Turn, Status> {
+        self.reports.take(share).await
     }
 
     /// Changes some time after the log has grown.
@@ -117,7 +121,7 @@ impl Work {
     }
 
     /// What is under way here and in the `reserved` lane.
-    pub fn usage(&self, reserved: &Work) -> [Usage; 2] {
+    pub fn usage(&self, reserved: &Work) -> [Usage; 3] {
         let one = |name, (per_user, total): (usize, usize), here: &Turns, reserved: &Turns| Usage {
             used: total.saturating_sub(here.all.available_permits()),
             reserve_used: total.saturating_sub(reserved.all.available_permits()),
@@ -127,6 +131,7 @@ impl Work {
         [
             one("compilations", COMPILES, &self.compiles, &reserved.compiles),
             one("reads", READS, &self.reads, &reserved.reads),
+            one("reports", REPORTS, &self.reports, &reserved.reports),
         ]
     }
 }
@@ -220,5 +225,20 @@ mod tests {
         assert_eq!(turns.held(), [(7, 1), (8, 1)].into());
         drop((first, other));
         assert!(now(turns.take(Share::User(7))).is_some());
+    }
+
+    #[test]
+    fn reports_of_shadows_that_wait_delay_no_reads_and_one_user_leaves_room_for_others() {
+        let work = Work::new();
+        let held: Vec<Turn> = (1..=4).map(|uid| now(work.report_turn(Share::User(uid))).unwrap().unwrap()).collect();
+        assert!(now(work.report_turn(Share::User(5))).is_none(), "all turns are taken");
+        for uid in 1..=5 {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            assert_eq!(runtime.block_on(work.read(Share::User(uid), || 7)).unwrap(), 7);
+        }
+        drop(held);
+        let _one = now(work.report_turn(Share::User(1))).unwrap();
+        assert!(now(work.report_turn(Share::User(1))).is_none(), "one at once");
+        assert!(now(work.report_turn(Share::User(2))).is_some());
     }
 }
