@@ -2,7 +2,8 @@
 //!
 //! A GPU that a process of the run uses, as the driver says, is a fact. So is an open device file, but it says less: CUDA and tools such
 //! as `nvidia-smi` open each GPU that they can reach. So an open file counts only while it is not known which GPUs the run uses, while no
-//! other run uses the GPU, and while the file is open.
+//! other run uses the GPU or has it open in the same way, and while the file is open. Of two runs that have it open, neither has the GPU:
+//! a rule on it would stop one of them for what the other does.
 //!
 //! Invariants: what a run is given depends on what the others have, so GPUs are given and withdrawn here only, under one lock, which is
 //! never held over a system call; a GPU that the run declared or uses is never withdrawn.
@@ -62,8 +63,8 @@ impl Registry {
         changed
     }
 
-    /// Gives runs the GPUs that they have open, and withdraws those that they do not have open any more or that another run uses. Runs
-    /// without a look in `opened` are judged by what others use. The runs of which something changed.
+    /// Gives runs the GPUs that they have open, and withdraws those that they do not have open any more, that another run uses, or that
+    /// another run has open too. Runs without a look in `opened` are given nothing. The runs of which something changed.
     pub fn settle_open_gpus(&self, opened: &BTreeMap<RunId, Opened>) -> Vec<Arc<LiveRun>> {
         let _changing = self.gpu_changes.lock();
         let mut live = self.live();
@@ -75,13 +76,16 @@ impl Registry {
 }
 
 fn settle(all: &[(RunId, &Mutex<Status>)], opened: &BTreeMap<RunId, Opened>) -> BTreeSet<RunId> {
+    // Those that have a GPU, or may have one.
     let mut holders: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
+    let none = Opened::default();
     for (run, status) in all {
-        for gpu in lock(status).held_gpus() {
+        let mut status = lock(status);
+        status.sees(opened.get(run).unwrap_or(&none));
+        for gpu in status.held_gpus().chain(status.claimed_by_open()) {
             holders.entry(gpu.clone()).or_default().insert(*run);
         }
     }
-    let none = Opened::default();
     let settles = |(run, status): &&(RunId, &Mutex<Status>)| {
         let of_others = |gpu: &GpuId| holders.get(gpu).is_some_and(|of| of.iter().any(|holder| holder != run));
         lock(status).settles(opened.get(run).unwrap_or(&none), of_others)
@@ -113,10 +117,16 @@ impl Status {
         !lost.is_empty()
     }
 
-    /// What is open now, where `of_others` says which GPUs another run has by more than an open file.
+    /// A look at its processes.
+    fn sees(&mut self, opened: &Opened) {
+        self.opened_gpus.retain(|gpu, _| !opened.closed.contains(gpu));
+        self.opened_gpus.extend(opened.open.iter().map(|(gpu, pid)| (gpu.clone(), *pid)));
+    }
+
+    /// What is open now, where `of_others` says which GPUs another run has or may have.
     fn settles(&mut self, opened: &Opened, of_others: impl Fn(&GpuId) -> bool) -> bool {
         let mut changed = self.loses_open(|gpu| opened.closed.contains(gpu) || of_others(gpu));
-        if self.found_gpus.values().any(|found| found.by == GpuBy::Process) {
+        if self.uses_some() {
             return changed;
         }
         for (gpu, pid) in &opened.open {
@@ -131,6 +141,16 @@ impl Status {
     /// The GPUs that are the run's by more than an open file.
     fn held_gpus(&self) -> impl Iterator<Item = &GpuId> {
         self.gpus.iter().filter(|gpu| self.found_gpus.get(*gpu).is_none_or(|found| found.by == GpuBy::Process))
+    }
+
+    /// The GPUs that may be the run's because of an open file: while it is not known which ones it uses.
+    fn claimed_by_open(&self) -> impl Iterator<Item = &GpuId> {
+        let uses_some = self.uses_some();
+        self.opened_gpus.keys().filter(move |_| !uses_some)
+    }
+
+    fn uses_some(&self) -> bool {
+        self.found_gpus.values().any(|found| found.by == GpuBy::Process)
     }
 
     fn finds_gpu(&mut self, gpu: &GpuId, by: GpuBy, pid: u32) {

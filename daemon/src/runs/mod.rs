@@ -105,6 +105,8 @@ pub struct Status {
     pub gpus: BTreeSet<failsafe_core::GpuId>,
     /// Why those are its that it did not declare.
     pub found_gpus: BTreeMap<failsafe_core::GpuId, failsafe_core::record::FoundGpu>,
+    /// GPUs of which its processes have the device file open, as far as that is known, and the process: whether they count or not.
+    pub opened_gpus: BTreeMap<failsafe_core::GpuId, u32>,
     /// What entries of the audit log say of them. The pipeline changes it.
     pub stated_gpus: BTreeMap<failsafe_core::GpuId, failsafe_core::record::GpuBy>,
     /// What its environment says of its GPUs, where it was read.

@@ -61,7 +61,7 @@ fn a_gpu_that_is_not_open_any_more_is_withdrawn() {
 #[test]
 fn a_gpu_that_another_run_uses_is_withdrawn_from_the_run_that_has_it_open() {
     let all = [Mutex::new(Status::default()), Mutex::new(Status::default())];
-    assert_eq!(settled(&all, &[(1, open(&["a", "b"])), (2, open(&["a"]))]), [1, 2], "none uses it: both have it open");
+    assert_eq!(settled(&all, &[(1, open(&["a", "b"]))]), [1]);
     assert!(lock(&all[1]).uses_gpu(&gpu("a"), 9));
     assert_eq!(settled(&all, &[(1, open(&["a", "b"]))]), [1]);
     assert_eq!((names(&all[0]), names(&all[1])), (vec!["b".into()], vec!["a".into()]));
@@ -69,6 +69,22 @@ fn a_gpu_that_another_run_uses_is_withdrawn_from_the_run_that_has_it_open() {
     lock(&all[1]).gpus.insert(gpu("b"));
     assert_eq!(settled(&all, &[]), [1], "it declared b");
     assert!(names(&all[0]).is_empty());
+}
+
+#[test]
+fn a_gpu_that_two_runs_only_have_open_is_of_neither() {
+    let all = [Mutex::new(Status::default()), Mutex::new(Status::default())];
+    let both = [(1, open(&["a", "b"])), (2, open(&["a"]))];
+    assert_eq!(settled(&all, &both), [1]);
+    assert_eq!((names(&all[0]), names(&all[1])), (vec!["b".into()], vec![]));
+    assert_eq!(settled(&all, &[(2, open(&["b"]))]), [1], "the run that had it loses it");
+    assert!(names(&all[0]).is_empty() && names(&all[1]).is_empty());
+    assert!(settled(&all, &[(1, open(&["a", "b"]))]).is_empty(), "also where the pass did not get to the other run");
+    assert_eq!(settled(&all, &[(1, open(&["a", "b"])), (2, closed(&["a"]))]), [1], "it is closed in the other run");
+    assert_eq!(names(&all[0]), ["a"]);
+    assert!(lock(&all[1]).uses_gpu(&gpu("c"), 9));
+    assert_eq!(settled(&all, &[(1, open(&["a", "b"]))]), [1], "it is known which GPU the other run uses");
+    assert_eq!((names(&all[0]), names(&all[1])), (vec!["a".into(), "b".into()], vec!["c".into()]));
 }
 
 #[test]
