@@ -3,6 +3,8 @@
 //!
 //! Anybody may connect: the signature of the log in the request decides. So connections, bytes and time are bounded.
 
+mod places;
+
 use super::{super::keys, NotDone, decide};
 use crate::{
     exit::{Exit, Fail},
@@ -18,28 +20,30 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use places::{Closed, Places};
 use std::{
     convert::Infallible,
     io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, Semaphore},
+    sync::Mutex,
 };
 
-/// Connections at once; further ones are closed.
-const CONNECTIONS: usize = 64;
 /// Time for the whole life of a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest head of a request, in bytes.
 const HEAD: usize = 8 << 10;
 /// Pause after a connection that cannot be accepted, for example because there is no descriptor left.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a stop waits for the disk.
+const STOP: Duration = Duration::from_secs(2);
 /// Type of the body that names the tree that was cosigned last, by the specification.
 const SIZE: &str = "text/x.tlog.size";
 
@@ -47,7 +51,7 @@ struct Server {
     dir: PathBuf,
     keys: PathBuf,
     /// One request is judged at a time.
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
     zone: jiff::tz::TimeZone,
 }
 
@@ -57,13 +61,13 @@ pub(super) fn serve(dir: &Path, keys: &Path, listen: SocketAddr, zone: &jiff::tz
     keys::named(keys)?;
     super::folder::WitnessSigner::read(dir)?;
     let (dir, keys) = (dir.to_owned(), keys.to_owned());
-    let server = Arc::new(Server { dir, keys, turn: Mutex::new(()), zone: zone.clone() });
+    let server = Arc::new(Server { dir, keys, turn: Arc::default(), zone: zone.clone() });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| Fail::because("cannot start the server".to_owned(), &error))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let cannot = |error: io::Error| Fail::because(format!("cannot listen at {listen}"), &error);
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
@@ -77,11 +81,19 @@ pub(super) fn serve(dir: &Path, keys: &Path, listen: SocketAddr, zone: &jiff::tz
             _ = interrupt.recv() => {}
         }
         Ok(Exit::Done)
-    })
+    });
+    stop(runtime);
+    served
+}
+
+/// A request that is judged is finished, unless the disk hangs. What is not on the disk was not answered.
+fn stop(runtime: Runtime) {
+    runtime.shutdown_timeout(STOP);
 }
 
 async fn accept(listener: TcpListener, server: Arc<Server>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Places::default());
+    let mut closed = Closed::default();
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -91,10 +103,15 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
                 continue;
             }
         };
-        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+        let Some(place) = places.take(from.ip()) else {
+            if let Some(text) = closed.count(from.ip(), Instant::now()) {
+                server.log(&text);
+            }
+            continue;
+        };
         let server = server.clone();
         tokio::spawn(async move {
-            let _counted = permit;
+            let _counted = place;
             // A connection that takes longer is closed.
             let _ = tokio::time::timeout(PATIENCE, server.serve_one(stream, from)).await;
         });
@@ -133,9 +150,14 @@ impl Server {
             }
             Err(_) => return plain(StatusCode::BAD_REQUEST, "the request ended early"),
         };
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.clone().lock_owned().await;
         let server = self.clone();
-        match tokio::task::spawn_blocking(move || server.judge(&body, from)).await {
+        let judged = tokio::task::spawn_blocking(move || {
+            // Held by the work, which goes on when its connection does not: on a disk that hangs, one request hangs.
+            let _turn = turn;
+            server.judge(&body, from)
+        });
+        match judged.await {
             Ok(answer) => answer,
             Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the witness failed"),
         }

@@ -5,7 +5,8 @@ use super::{
     *,
 };
 use failsafe_tlog::Note;
-use std::io::Read as _;
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use std::{fs::OpenOptions, io::Read as _};
 
 struct Asked {
     bench: Bench,
@@ -16,7 +17,7 @@ impl Asked {
     fn new() -> Asked {
         let bench = Bench::new();
         let (dir, keys) = (bench.path("witness"), bench.path("keys"));
-        let server = Arc::new(Server { dir, keys, turn: Mutex::new(()), zone: jiff::tz::TimeZone::UTC });
+        let server = Arc::new(Server { dir, keys, turn: Arc::default(), zone: jiff::tz::TimeZone::UTC });
         Asked { bench, server }
     }
 
@@ -89,4 +90,33 @@ fn a_client_of_http_gets_its_cosignature_by_the_network() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\r\n\r\n\u{2014} "), "{answer}");
+}
+
+/// The disk hangs in place of the list of keys: a pipe that nobody writes to.
+#[test]
+fn on_a_disk_that_hangs_one_request_hangs_and_a_stop_does_not_wait_for_it() {
+    let asked = Asked::new();
+    let keys = asked.bench.path("keys");
+    std::fs::remove_file(&keys).unwrap();
+    mkfifo(&keys, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ask = || {
+        let request = Request::post("/add-checkpoint").body(Full::<Bytes>::from(checkpoint(3, false))).unwrap();
+        asked.server.clone().answer(request, "127.0.0.1:1".parse().unwrap())
+    };
+    runtime.block_on(async {
+        let first = tokio::spawn(ask());
+        while asked.server.turn.try_lock().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        // Its connection takes too long, and is closed.
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let second = tokio::time::timeout(Duration::from_millis(50), ask()).await;
+        assert!(second.is_err(), "it waits for its turn");
+        assert!(asked.server.turn.try_lock().is_err(), "the first one has it");
+    });
+    stop(runtime);
+    // Lets go of the thread that waits.
+    drop(OpenOptions::new().write(true).open(&keys).unwrap());
 }
