@@ -80,6 +80,8 @@ impl Counts {
 pub struct Push {
     url: Url,
     shown: String,
+    /// Answers may be quoted: what they can repeat of a request is no secret.
+    quotes: bool,
     tls: Option<Arc<ClientConfig>>,
     headers: Option<Secret>,
     every: Duration,
@@ -110,8 +112,9 @@ impl Push {
         let tls = tls.map_err(|error| wrong("otlp_ca_file", format!("{error:#}")))?;
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let every = Duration::from_secs(config.otlp_interval_s);
-        let (shown, started) = (url.shown(), SystemTime::now());
-        Ok(Some(Push { url, shown, tls, headers, every, host, started, counts: Arc::default() }))
+        let (shown, quotes) = (url.shown(), headers.is_none() && url.is_at(PATH));
+        let started = SystemTime::now();
+        Ok(Some(Push { url, shown, quotes, tls, headers, every, host, started, counts: Arc::default() }))
     }
 
     /// What it counts.
@@ -143,7 +146,7 @@ impl Push {
                     self.counts.refused.fetch_add(refused, Ordering::Relaxed);
                     self.counts.last_s.store(since_epoch(SystemTime::now()).as_secs(), Ordering::Relaxed);
                     if refused > 0 {
-                        let why = if self.headers.is_none() { quoted(&why) } else { "not quoted".to_owned() };
+                        let why = self.quoted(&why);
                         tracing::warn!(endpoint = self.shown, refused, why, "the collector does not take all metrics");
                     }
                     if std::mem::take(&mut failing) {
@@ -170,10 +173,14 @@ impl Push {
         let headers = self.headers.as_ref().map(read).transpose().context("metrics.otlp_headers_file")?;
         let (headers, content) = (headers.unwrap_or_default(), "application/x-protobuf");
         let answer = http::post(&self.url, self.tls.as_ref(), content, headers, body, PATIENCE, Read::All).await?;
-        // A server may repeat what it got, the headers too.
-        let text = if self.headers.is_none() { quoted(&answer.text) } else { "not quoted".to_owned() };
+        let text = self.quoted(&answer.text);
         ensure!(answer.status.is_success(), "HTTP {}: {text}", answer.status.as_u16());
         Ok(otlp::refused(&answer.bytes).filter(|_| answer.is_whole))
+    }
+
+    /// A server may repeat what it got: the headers, and path and query of the endpoint, which can have keys.
+    fn quoted(&self, text: &str) -> String {
+        if self.quotes { quoted(text) } else { "not quoted".to_owned() }
     }
 }
 

@@ -85,11 +85,15 @@ impl Url {
         Ok(Url { tls, host, port, path, authority: authority.to_string() })
     }
 
-    /// Scheme, host and path: what may be logged. A query can have a key.
+    /// Scheme, host and port: what may be logged. Path and query can have a key.
     pub fn shown(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        let path = self.path.split('?').next().unwrap_or_default();
-        format!("{scheme}://{}{path}", self.authority)
+        format!("{scheme}://{}", self.authority)
+    }
+
+    /// Whether path and query are these, which have no key.
+    pub fn is_at(&self, path: &str) -> bool {
+        self.path == path
     }
 
     /// Whether it names no path.
@@ -288,12 +292,10 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_shown_without_its_query() {
+    fn a_url_is_shown_without_its_path_and_query() {
         let shown = |text: &str| Url::parse(text, false).unwrap().shown();
-        assert_eq!(
-            shown("https://otel.example.org:4318/v1/metrics?api_key=s3cret"),
-            "https://otel.example.org:4318/v1/metrics"
-        );
+        assert_eq!(shown("https://otel.example.org:4318/s3cret/v1?api_key=s3cret"), "https://otel.example.org:4318");
+        assert_eq!(shown("http://[::1]/s3cret"), "http://[::1]");
     }
 
     #[test]

@@ -167,10 +167,15 @@ enum Coding {
 impl Coding {
     fn of(over: Over, headers: &HeaderMap) -> Result<Coding, Failure> {
         let header = if over == Over::Grpc { GRPC_ENCODING } else { CONTENT_ENCODING };
-        match headers.get(header).map(HeaderValue::as_bytes) {
-            None | Some(b"identity") => Ok(Coding::None),
-            Some(b"gzip") => Ok(Coding::Gzip),
-            Some(_) => Err(Coding::not_taken()),
+        let Some(coding) = headers.get(header).map(HeaderValue::as_bytes) else { return Ok(Coding::None) };
+        // RFC 9110, 8.4.1: compared without case, and `x-gzip` is `gzip`.
+        let is = |name: &[u8]| coding.eq_ignore_ascii_case(name);
+        if is(b"identity") {
+            Ok(Coding::None)
+        } else if is(b"gzip") || is(b"x-gzip") {
+            Ok(Coding::Gzip)
+        } else {
+            Err(Coding::not_taken())
         }
     }
 

@@ -127,7 +127,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn a_request_that_is_compressed_with_gzip_is_taken() {
     let rig = rig("accepted 1 refused 0\n", |_| {});
-    let (status, body) = post_as(&rig, "/v1/metrics", "application/json", "gzip", gzip(JSON.as_bytes())).await;
+    for coding in ["gzip", "GZIP", "x-Gzip"] {
+        let (status, body) = post_as(&rig, "/v1/metrics", "application/json", coding, gzip(JSON.as_bytes())).await;
+        assert_eq!(status, StatusCode::OK, "{coding}: {body}");
+        assert_eq!(rig.got.recv().unwrap(), "loss 6.05e1 7\n?\n");
+    }
+    let (status, body) = post_as(&rig, "/v1/metrics", "application/json", "Identity", JSON.into()).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     assert_eq!(rig.got.recv().unwrap(), "loss 6.05e1 7\n?\n");
     // Of gRPC: a message without metrics.

@@ -133,13 +133,22 @@ async fn an_answer_that_is_too_long_or_none_of_otlp_is_not_counted_as_taken() {
 }
 
 #[test]
-fn the_query_of_the_endpoint_is_not_logged() {
-    let config = config::Metrics {
-        otlp_endpoint: "http://otel.example.org:4318/own/path?api_key=s3cret".into(),
-        otlp_interval_s: 60,
-        ..config::Metrics::default()
-    };
-    assert_eq!(Push::open(&config).unwrap().unwrap().shown, "http://otel.example.org:4318/own/path");
+fn path_and_query_of_the_endpoint_are_not_logged_nor_an_answer_that_can_repeat_them() {
+    let base = "http://otel.example.org:4318";
+    let is_quoted =
+        [("", true), ("/v1/metrics", true), ("/s3cret/v1/metrics", false), ("/v1/metrics?key=s3cret", false)];
+    for (path, quotes) in is_quoted {
+        let config = config::Metrics {
+            otlp_endpoint: format!("{base}{path}"),
+            otlp_interval_s: 60,
+            ..config::Metrics::default()
+        };
+        let push = Push::open(&config).unwrap().unwrap();
+        assert_eq!(push.shown, base);
+        let text = push.quoted(&format!("no route {path}"));
+        assert_eq!(text.contains("no route"), quotes, "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
 }
 
 #[test]
