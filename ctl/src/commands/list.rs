@@ -34,7 +34,13 @@ fn watch(place: &Place<'_>, args: &ListArgs) -> Result<Exit, Fail> {
         let client = Client::connect(place.daemon).await?;
         let request = pb::WatchRunsRequest { revision: args.since, follow: true, selector: args.selector.clone() };
         let mut changes = client.runs().watch_runs(request).await?.into_inner();
+        let mut begun = false;
         while let Some(change) = changes.message().await? {
+            // For people, silence goes on without revisions to go on from.
+            let is_mark = change.run.is_none() && std::mem::replace(&mut begun, true) && !change.missed;
+            if is_mark && !args.output.json() {
+                continue;
+            }
             // One line each, so that a program can read them as they come.
             print(&match args.output.json() {
                 true => format!("{}\n", json::run_change(&change)),

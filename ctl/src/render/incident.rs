@@ -177,6 +177,7 @@ pub fn change_json(change: &pb::WatchIncidentsResponse) -> Value {
         "revision": change.revision,
         "missed": change.missed,
         "incomplete": change.incomplete,
+        "log_problem": (!change.log_problem.is_empty()).then_some(&change.log_problem),
         "incident": change.incident.as_ref().map(json),
     })
 }

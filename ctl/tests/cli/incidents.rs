@@ -8,6 +8,7 @@ use failsafe_proto::v1::{self as pb, incident_service_server as incidents};
 use tokio_stream::Iter;
 use tonic::{Code, Request, Response, Status};
 
+const FULL: &str = "the audit log is not written as it should be: degraded: disk full";
 const WHY: &str = "some incidents are in the audit log only\u{1b}[2J";
 
 #[tonic::async_trait]
@@ -48,8 +49,13 @@ impl incidents::IncidentService for Service {
         let incomplete = vec![WHY.to_owned()];
         let state = pb::WatchIncidentsResponse { revision: 40, missed, incomplete, ..Default::default() };
         let incident = self.answers.incidents.first().cloned();
-        let mut all = vec![Ok(state), Ok(pb::WatchIncidentsResponse { revision: 41, incident, ..Default::default() })];
+        let mut all =
+            vec![Ok(state.clone()), Ok(pb::WatchIncidentsResponse { revision: 41, incident, ..Default::default() })];
         if follow {
+            let mark = pb::WatchIncidentsResponse { revision: 42, missed: false, ..state };
+            let (log_problem, incomplete) = (FULL.to_owned(), vec![WHY.to_owned(), FULL.to_owned()]);
+            all.push(Ok(pb::WatchIncidentsResponse { log_problem, incomplete, ..mark.clone() }));
+            all.push(Ok(mark));
             all.push(Err(Status::data_loss("the audit log cannot be read on")));
         }
         self.answer(tokio_stream::iter(all))
@@ -110,9 +116,18 @@ fn a_watch_of_incidents_that_cannot_go_on_ends_with_an_error() {
     let output = fake.ctl("incident watch --rule loss");
     assert_ne!(output.status.code(), Some(0));
     assert!(err(&output).contains("the audit log cannot be read on"), "{}", err(&output));
-    assert!(err(&output).contains("incidents may be missing"), "{}", err(&output));
+    assert_eq!(err(&output).matches("incidents may be missing").count(), 1, "{}", err(&output));
     let lines = out(&output);
     assert!(lines.starts_with("watching from revision 40\n") && lines.contains("inc-5f0c9a1b2c3d-1"), "{lines}");
+    assert!(!lines.contains("42"), "a revision without a change is no line: {lines}");
+    let said = err(&output);
+    let full = said.find(FULL).expect(&said);
+    let again = said.find("the audit log is written again").expect(&said);
+    assert!(full < again, "{said}");
+    assert_eq!(said.matches(FULL).count(), 1, "{said}");
+    let lines: Vec<serde_json::Value> =
+        out(&fake.ctl("incident watch -o json")).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines[0]["log_problem"].is_null() && lines[2]["log_problem"] == FULL && lines[3]["log_problem"].is_null());
     let once = out(&fake.ctl("incident watch --once"));
     assert!(once.starts_with("complete up to revision 40\n"), "{once}");
     let output = fake.ctl("incident watch --since 7 --once -o json");
@@ -128,7 +143,12 @@ fn a_watch_of_incidents_that_cannot_go_on_ends_with_an_error() {
     };
     assert_eq!(
         fake.asked.lock().unwrap().watch_incidents,
-        [expected(None, true, "loss"), expected(None, false, ""), expected(Some(7), false, "")]
+        [
+            expected(None, true, "loss"),
+            expected(None, true, ""),
+            expected(None, false, ""),
+            expected(Some(7), false, "")
+        ]
     );
 }
 

@@ -5,7 +5,7 @@
 //! were missed; values are shared, not copied, by all who watch.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
 };
@@ -117,6 +117,105 @@ impl<K: Ord + Copy, V> Changes<K, V> {
     }
 }
 
+/// Where somebody is who watches: the state is sent in parts, then changes. It holds keys and no values: what waits to be sent does not keep
+/// what has changed since.
+#[derive(Debug)]
+pub struct Cursor<K>(At<K>);
+
+#[derive(Debug)]
+enum At<K> {
+    /// Nothing is sent.
+    New,
+    /// These are to be sent yet of the state, which was complete at that revision.
+    State(VecDeque<K>, u64),
+    /// Goes on after this one.
+    After(u64),
+}
+
+/// What is to be sent next.
+#[derive(Debug)]
+pub struct Part<V> {
+    /// Each with the revision to go on after; 0: it is of the state, which is not complete.
+    pub values: Vec<(u64, Arc<V>)>,
+    /// What these are.
+    pub is: PartIs,
+    /// Whether there is more at once.
+    pub more: bool,
+}
+
+/// What a part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartIs {
+    /// Of the state, and there is more of it.
+    State,
+    /// The last of the state, which was complete at this revision.
+    Complete(u64),
+    /// Changes up to this revision.
+    Changes(u64),
+    /// Changes before this revision are not known any more.
+    Missed(u64),
+}
+
+impl<K: Ord + Copy> Cursor<K> {
+    /// Goes on after a revision; none: begins with the state.
+    pub fn after(revision: Option<u64>) -> Cursor<K> {
+        Cursor(revision.map_or(At::New, At::After))
+    }
+
+    /// The next part. `is_present`: whether a value is of the state. At most `most` values, and no more once one leaves no `room`; but at
+    /// least one change, with those that belong together.
+    pub fn next<V>(
+        &mut self,
+        changes: &Changes<K, V>,
+        is_present: impl Fn(&V) -> bool,
+        most: usize,
+        mut room: impl FnMut(&V) -> bool,
+    ) -> Part<V> {
+        if matches!(self.0, At::New) {
+            let keys = changes.iter().filter(|(_, value)| is_present(value)).map(|(key, _)| key);
+            self.0 = At::State(keys.collect(), changes.last());
+        }
+        let mut values = Vec::new();
+        match &mut self.0 {
+            At::New => Part { values, is: PartIs::State, more: true },
+            At::State(keys, last) => {
+                while let Some(key) = keys.pop_front() {
+                    // What has left the state since comes as a change.
+                    let Some(value) = changes.get(key).filter(|value| is_present(value)) else { continue };
+                    values.push((0, value.clone()));
+                    if values.len() >= most || !room(value) {
+                        break;
+                    }
+                }
+                if !keys.is_empty() {
+                    return Part { values, is: PartIs::State, more: true };
+                }
+                let last = *last;
+                self.0 = At::After(last);
+                Part { values, is: PartIs::Complete(last), more: changes.last() > last }
+            }
+            At::After(at) => {
+                let since = changes.since(*at, most);
+                if since.missed {
+                    *at = changes.last();
+                    return Part { values, is: PartIs::Missed(*at), more: false };
+                }
+                let (begin, mut full, mut more) = (*at, false, since.more);
+                for (revision, value) in since.changes {
+                    if full && *at > begin {
+                        more = true;
+                        break;
+                    }
+                    full |= !room(&value);
+                    *at = revision;
+                    values.push((revision, value));
+                }
+                Part { values, is: PartIs::Changes(*at), more }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +264,49 @@ mod tests {
         assert_eq!(seen(all), [(4, "one"), (5, "two")]);
         assert_eq!(seen(changes.since(4, 9)), [(4, "one"), (5, "two")]);
         assert_eq!(seen(changes.since(5, 9)), []);
+    }
+
+    #[test]
+    fn a_state_is_sent_in_parts_and_holds_no_value_that_changed_meanwhile() {
+        let mut changes = Changes::after(0);
+        let values: Vec<Arc<u64>> = (1..=5).map(Arc::new).collect();
+        values.iter().for_each(|value| changes.put(**value, **value, value.clone()));
+        let mut cursor = Cursor::after(None);
+        let is_even_or_new = |value: &u64| *value != 3;
+        let sent = |part: &Part<u64>| part.values.iter().map(|(at, value)| (*at, **value)).collect::<Vec<_>>();
+        let part = cursor.next(&changes, is_even_or_new, 2, |_| true);
+        assert_eq!((sent(&part), part.is, part.more), (vec![(0, 1), (0, 2)], PartIs::State, true));
+        drop(part);
+        changes.put(4, 6, Arc::new(40));
+        changes.put(5, 7, Arc::new(3));
+        assert_eq!(Arc::strong_count(&values[3]), 1, "the watch does not keep what 4 was");
+        let part = cursor.next(&changes, is_even_or_new, 2, |_| true);
+        assert_eq!((sent(&part), part.is, part.more), (vec![(0, 40)], PartIs::Complete(5), true));
+        let part = cursor.next(&changes, is_even_or_new, 2, |_| true);
+        assert_eq!((sent(&part), part.is, part.more), (vec![(6, 40), (7, 3)], PartIs::Changes(7), false));
+        let part = cursor.next(&changes, is_even_or_new, 2, |_| true);
+        assert_eq!((sent(&part), part.is, part.more), (vec![], PartIs::Changes(7), false));
+    }
+
+    #[test]
+    fn changes_that_find_no_room_come_with_the_next_part_and_none_is_stuck() {
+        let mut changes = Changes::after(0);
+        for key in 1..=3 {
+            changes.put(key, 5, Arc::new(key));
+        }
+        changes.put(4, 6, Arc::new(4));
+        let mut cursor = Cursor::after(Some(0));
+        let mut next = || {
+            let part = cursor.next(&changes, |_| true, 9, |_| false);
+            (part.values.iter().map(|(_, value)| **value).collect::<Vec<u64>>(), part.is, part.more)
+        };
+        // Who goes on after one of three changes of one revision gets all of them again: they come together.
+        assert_eq!(next(), (vec![1], PartIs::Changes(4), true));
+        assert_eq!(next(), (vec![1, 2, 3], PartIs::Changes(5), true));
+        assert_eq!(next(), (vec![4], PartIs::Changes(6), false));
+        assert_eq!(next(), (vec![], PartIs::Changes(6), false));
+        let mut early = Cursor::after(Some(9));
+        assert_eq!(early.next(&changes, |_| true, 9, |_| true).is, PartIs::Missed(6));
     }
 
     proptest! {

@@ -256,6 +256,11 @@ impl Incidents {
         self.all.since(revision, most)
     }
 
+    /// The last change of each incident.
+    pub fn changes(&self) -> &Changes<IncidentId, Incident> {
+        &self.all
+    }
+
     fn put(&mut self, incident: Incident) {
         let id = incident.id;
         if let Some(before) = self.all.get(id).cloned() {
@@ -324,5 +329,7 @@ fn known_again(kept: &Incident, known: &impl Fn(RunId) -> Arc<Known>) -> Inciden
     incident
 }
 
+#[cfg(test)]
+mod property;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@
 //!        └── the log grew ◄── nothing more ◄──────┘
 //! ```
 //! Invariants: a stream holds a thread only during a bounded read; it holds one batch in memory; one that is not read gives up
-//! its files after `unread`, and its connection after as long again.
+//! its files after `unread`, and its connection after as long again; a batch is in memory for [`BATCHES`] times `unread` at most, however
+//! slowly it is read.
 
 use super::{peer::Peer, work::Work};
 use failsafe_proto::ErrorReason;
@@ -24,6 +25,8 @@ use tonic::Status;
 const AHEAD: usize = 4;
 /// Bytes of a batch, more or less.
 const BATCH: usize = 64 << 10;
+/// How often `unread` has to pass until a client that reads a little now and then is too slow for a batch.
+const BATCHES: u32 = 4;
 /// How long reading a batch may take, more or less.
 const SLICE: Duration = Duration::from_millis(5);
 
@@ -133,12 +136,8 @@ impl<G: Send + Sync + 'static> Follow<G> {
                 Ok(batch) => batch,
                 Err(status) => return Some((status, false)),
             };
-            for item in items {
-                match tokio::time::timeout(self.unread, tx.send(item)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_gone)) => return None,
-                    Err(_) => return Some((unread(self.unread), true)),
-                }
+            if let Err(ended) = send_all(items, tx, self.unread).await {
+                return ended.map(|status| (status, true));
             }
             if more {
                 if tx.is_closed() {
@@ -153,6 +152,30 @@ impl<G: Send + Sync + 'static> Follow<G> {
             }
         }
     }
+}
+
+/// Sends a batch. An error without a status: the client has gone.
+async fn send_all<T>(items: Vec<T>, tx: &mpsc::Sender<T>, patience: Duration) -> Result<(), Option<Status>> {
+    let until = tokio::time::Instant::now() + patience * BATCHES;
+    for item in items {
+        let next = until.min(tokio::time::Instant::now() + patience);
+        match tokio::time::timeout_at(next, tx.send(item)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_gone)) => return Err(None),
+            Err(_) if next == until => return Err(Some(slow(patience * BATCHES))),
+            Err(_) => return Err(Some(unread(patience))),
+        }
+    }
+    Ok(())
+}
+
+fn slow(after: Duration) -> Status {
+    let seconds = after.as_secs();
+    ErrorReason::LimitReached.status(format!(
+        "limit `unread`: the client took more than {seconds} s to read {} KiB of this stream, so it ended; follow again from the last \
+         index that you have",
+        BATCH >> 10
+    ))
 }
 
 fn unread(after: Duration) -> Status {
@@ -181,5 +204,47 @@ impl<T> Stream for Sent<T> {
         let item = std::task::ready!(self.items.poll_recv(cx));
         self.ended = item.is_none();
         Poll::Ready(item.map(Ok).or_else(|| self.end.get().cloned().map(Err)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn a_batch_that_is_read_too_slowly_ends_the_stream_although_its_items_are_read() {
+        runtime().block_on(async {
+            let (tx, mut rx) = mpsc::channel(1);
+            let reader = tokio::spawn(async move {
+                while rx.recv().await.is_some() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+            // At this pace, more than an hour.
+            let ended = send_all((0..100_000).collect(), &tx, Duration::from_millis(500)).await;
+            assert!(ended.unwrap_err().is_some_and(|status| status.message().starts_with("limit `unread`")));
+            drop(tx);
+            reader.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_batch_that_is_not_read_ends_the_stream_and_one_that_is_read_does_not() {
+        runtime().block_on(async {
+            let (tx, rx) = mpsc::channel(1);
+            let ended = send_all(vec![1, 2], &tx, Duration::from_millis(10)).await.unwrap_err().unwrap();
+            assert!(ended.message().contains("read nothing of this stream"), "{ended}");
+            drop(rx);
+            assert!(send_all(vec![1], &tx, Duration::from_secs(60)).await.unwrap_err().is_none(), "it has gone");
+            let (tx, mut rx) = mpsc::channel(1);
+            let reader = tokio::spawn(async move { while rx.recv().await.is_some() {} });
+            assert!(send_all((0..500).collect(), &tx, Duration::from_secs(60)).await.is_ok());
+            drop(tx);
+            reader.await.unwrap();
+        });
     }
 }

@@ -3,11 +3,13 @@
 //! Invariants: a caller sees the incidents of the runs that it may see, and of others learns nothing; nothing here reads the log;
 //! an incident is shared by all who watch it until it is sent.
 
+mod watch;
+
 use super::{
     Context,
     authorize::Principal,
     convert,
-    follow::{Answer, Batch, Bounds, Follow, Source},
+    follow::{Answer, Follow},
     gate::Deadline,
     list::Selector,
     peer::Peer,
@@ -28,13 +30,13 @@ use std::{
 };
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status};
+pub(super) use watch::Marks;
+use watch::Watched;
 
 /// Incidents of a page, if the request does not say, and at most.
 const INCIDENTS: (usize, usize) = (100, 1_000);
 /// Bytes of a page, more or less.
 const PAGE_BYTES: usize = 1 << 20;
-/// Changes of a batch.
-const BATCH: usize = 128;
 /// How long a daemon that has just started is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -129,10 +131,10 @@ impl v1::incident_service_server::IncidentService for IncidentApi {
         let v1::WatchIncidentsRequest { revision, follow, run, rule, selector } = request.into_inner();
         let filter = Filter::new(&self.0, who, (&run, &rule, &selector))?;
         let growth = follow.then(|| self.0.incidents.progress());
-        let source = Watched { filter, at: revision };
+        let source = Watched::after(filter, revision, follow);
         let (work, unread) = (self.0.work(peer.share()).clone(), self.0.config.limits.unread());
         // Here, where it is sent: what waits to be sent is shared.
-        let items = Follow { work, peer, unread, growth }.stream(source).map(|item| item.map(Item::message));
+        let items = Follow { work, peer, unread, growth }.stream(source).map(|item| item.map(watch::Item::message));
         Ok(Response::new(Box::pin(items)))
     }
 }
@@ -238,85 +240,14 @@ fn incomplete(context: &Context, list: &Incomplete) -> Vec<String> {
     if let Some(Problem { why: problem, .. }) = &context.incidents.progress().borrow().problem {
         why.push(format!("the audit log cannot be read on: {problem}"));
     }
-    // Only what is durable is in the list.
-    let state = context.log.state();
-    if state != "healthy" {
-        why.push(format!("the audit log is not written as it should be: {state}"));
-    }
+    why.extend(log_problem(context));
     why
 }
 
-/// Why a watch ends: without an end, its client would take the silence for "nothing happens".
-fn cannot_go_on(Problem { why, is_damaged }: &Problem) -> Status {
-    let reason = if *is_damaged { ErrorReason::DataDamaged } else { ErrorReason::StorageUnavailable };
-    reason.status(format!("the audit log cannot be read on: {why}; watch again from the last revision"))
-}
-
-/// Changes that one client sees.
-struct Watched {
-    filter: Filter,
-    /// The revision after which it goes on; none: it has seen nothing.
-    at: Option<u64>,
-}
-
-/// What is sent.
-enum Item {
-    Changed(u64, Arc<Incident>),
-    /// The state was sent, or changes were missed; and why the state may lack incidents.
-    At(u64, bool, Vec<String>),
-}
-
-impl Item {
-    fn message(self) -> v1::WatchIncidentsResponse {
-        match self {
-            Item::Changed(revision, incident) => {
-                let incident = Some(message(&incident));
-                v1::WatchIncidentsResponse { revision, incident, ..Default::default() }
-            }
-            Item::At(revision, missed, incomplete) => {
-                v1::WatchIncidentsResponse { revision, incident: None, missed, incomplete }
-            }
-        }
-    }
-}
-
-impl Source for Watched {
-    type Item = Item;
-
-    fn next(&mut self, _: &Bounds) -> Result<Batch<Item>, Status> {
-        let context = self.filter.context.clone();
-        // Before the list is read: what was taken up before the problem is sent.
-        let problem = context.incidents.progress().borrow().problem.clone();
-        let list = context.incidents.list();
-        let last = list.revision();
-        let Some(at) = self.at else {
-            let mut open: Vec<_> = list.iter().filter(|it| it.is_open() && self.filter.wants(it)).cloned().collect();
-            let incomplete = incomplete(&context, list.incomplete());
-            drop(list);
-            let mut sees = self.filter.sees();
-            open.retain(|it| sees(it));
-            drop(sees);
-            self.at = Some(last);
-            // Who goes on after one of them begins anew: the rest of the state has no revision of its own.
-            let items = open.into_iter().map(|it| Item::Changed(0, it)).chain([Item::At(last, false, incomplete)]);
-            return Ok(Batch { items: items.collect(), more: problem.is_some() });
-        };
-        let since = list.since(at, BATCH);
-        if since.missed {
-            self.at = Some(last);
-            let items = vec![Item::At(last, true, incomplete(&context, list.incomplete()))];
-            return Ok(Batch { items, more: problem.is_some() });
-        }
-        drop(list);
-        if let (true, Some(problem)) = (since.changes.is_empty(), &problem) {
-            return Err(cannot_go_on(problem));
-        }
-        self.at = since.changes.last().map_or(self.at, |(revision, _)| Some(*revision));
-        let mut sees = self.filter.sees();
-        let items = since.changes.into_iter().filter(|(_, it)| self.filter.wants(it) && sees(it));
-        let items = items.map(|(revision, incident)| Item::Changed(revision, incident)).collect();
-        Ok(Batch { items, more: since.more || problem.is_some() })
-    }
+/// Why the list does not have what happens now: only what is durable is in it.
+fn log_problem(context: &Context) -> Option<String> {
+    let state = context.log.state();
+    (state != "healthy").then(|| format!("the audit log is not written as it should be: {state}"))
 }
 
 fn message(of: &Incident) -> v1::Incident {

@@ -75,10 +75,6 @@ impl Pipeline {
                 }
             }
         }
-        // For what is decided, after it has begun.
-        if let Some(run) = of_input {
-            self.parts.registry.touched().note(run);
-        }
     }
 
     fn carry_out(&mut self, Stepped { input, decisions }: Stepped) -> Vec<Decision> {
@@ -86,6 +82,11 @@ impl Pipeline {
             self.begin(decision, &input);
         }
         // After the containment, which nothing may delay.
+        match &input {
+            Input::RunStarted(run) => self.parts.registry.touched().note(run.id),
+            Input::Outcome(outcome) => self.parts.registry.touched().note(outcome.decision.run),
+            _ => {}
+        }
         if !matches!(input, Input::Tick(_)) {
             self.parts.health.take(&input);
         }

@@ -192,10 +192,10 @@ pub struct LiveRun {
     pub jobs: Arc<AtomicUsize>,
     /// Whether its first process is in: until then an empty cgroup is no end.
     entry: Entry,
-    pub(crate) removal: removal::Removal,
-    /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
     /// Turns of claims about it.
     pub claims: claims::Claims,
+    pub(crate) removal: removal::Removal,
+    /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
     ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,
     /// Destinations of its events. The pipeline adds to it: nobody holds it for longer than a copy takes.

@@ -1,13 +1,16 @@
 //! Which runs may have changed since somebody looked: noted by whoever changes one, taken by who watches the list of runs.
 //!
-//! Invariants: noting a run waits for nobody, and wakes one waiter for each lane at most; where there is no room for a run, all
-//! runs count as changed.
+//! Invariants: noting a run waits for no client and no disk, and wakes nobody while nobody watches, else one task of each lane; where there
+//! is no room for a run, all runs count as changed.
 
 use crossbeam_queue::ArrayQueue;
 use failsafe_core::RunId;
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+    },
 };
 use tokio::sync::watch;
 
@@ -19,12 +22,28 @@ const ROOM: usize = 4_096;
 pub struct Touched {
     runs: ArrayQueue<RunId>,
     all: AtomicBool,
+    watched: Arc<AtomicUsize>,
     grown: watch::Sender<()>,
+}
+
+/// Somebody watches, until this is dropped.
+#[derive(Debug)]
+pub struct Watching(Arc<AtomicUsize>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Default for Touched {
     fn default() -> Touched {
-        Touched { runs: ArrayQueue::new(ROOM), all: AtomicBool::new(true), grown: watch::Sender::new(()) }
+        Touched {
+            runs: ArrayQueue::new(ROOM),
+            all: AtomicBool::new(true),
+            watched: Arc::default(),
+            grown: watch::Sender::new(()),
+        }
     }
 }
 
@@ -43,7 +62,23 @@ impl Touched {
         if self.runs.push(run).is_err() {
             self.all.store(true, Ordering::Release);
         }
+        // Pairs with the fence of who begins to watch: either it takes the run, or it is seen here.
+        fence(Ordering::SeqCst);
+        if self.watched.load(Ordering::Relaxed) > 0 {
+            self.wake();
+        }
+    }
+
+    /// Has everybody look again who watches.
+    pub fn wake(&self) {
         self.grown.send_replace(());
+    }
+
+    /// From here on whoever notes a run wakes those who watch. To be called before the first look.
+    pub fn watch(&self) -> Watching {
+        self.watched.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Watching(self.watched.clone())
     }
 
     /// Takes what was noted. What is noted meanwhile is taken now or the next time.
@@ -65,6 +100,22 @@ mod tests {
 
     fn run(n: usize) -> RunId {
         RunId(uuid::Uuid::from_u128(n as u128))
+    }
+
+    #[test]
+    fn noting_a_run_wakes_nobody_while_nobody_watches() {
+        let touched = Touched::default();
+        let grown = touched.grown();
+        touched.note(run(1));
+        assert!(!grown.has_changed().unwrap());
+        let (one, other) = (touched.watch(), touched.watch());
+        drop(one);
+        touched.note(run(2));
+        assert!(grown.has_changed().unwrap());
+        drop(other);
+        let grown = touched.grown();
+        touched.note(run(3));
+        assert!(!grown.has_changed().unwrap());
     }
 
     #[test]

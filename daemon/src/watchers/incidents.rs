@@ -59,6 +59,8 @@ pub struct Progress {
     pub revision: u64,
     /// Why the log cannot be read on; what was read before stays in the list.
     pub problem: Option<Problem>,
+    /// The log cannot be written as it should be: what happens now is not in it.
+    pub unwritten: bool,
 }
 
 /// Why the log cannot be read on.
@@ -145,6 +147,7 @@ impl Following {
         let mut latest = self.log.latest();
         let mut place = Place::new(TAIL);
         while !stop.load(Ordering::Relaxed) {
+            self.note_writing();
             latest.mark_unchanged();
             match self.look(&mut place, stop) {
                 Then::Wait => {}
@@ -164,8 +167,17 @@ impl Following {
     fn pause(&self, length: Duration, stop: &AtomicBool) {
         let until = std::time::Instant::now() + length;
         while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < until {
+            self.note_writing();
             std::thread::park_timeout(LOOK);
         }
+    }
+
+    /// Wakes those who watch when the log cannot be written any more, and when it can be again.
+    fn note_writing(&self) {
+        let unwritten = self.log.state() != "healthy";
+        self.shared
+            .progress
+            .send_if_modified(|progress| std::mem::replace(&mut progress.unwritten, unwritten) != unwritten);
     }
 
     fn look(&self, place: &mut Place, stop: &AtomicBool) -> Then {
@@ -264,7 +276,8 @@ impl Following {
                 return Err(error);
             }
             self.shared.progress.send_if_modified(|before| {
-                let progress = Progress { complete: !more || before.complete, revision, problem: None };
+                let complete = !more || before.complete;
+                let progress = Progress { complete, revision, problem: None, unwritten: before.unwritten };
                 let is_new = *before != progress;
                 *before = progress;
                 is_new

@@ -9,9 +9,10 @@ use failsafe_proto::{
         run_service_client::RunServiceClient,
     },
 };
-use integration::{Launch, NOBODY, Node, on_node, program, wait_for, with_channel};
+use integration::{Launch, NOBODY, Node, Tmpfs, on_node, program, wait_for, with_channel};
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::process::CommandExt,
     process::Stdio,
     time::Duration,
@@ -201,16 +202,27 @@ fn a_watch_of_incidents_begins_with_the_open_ones_and_goes_on_after_a_restart() 
         node.restart()?;
         let of_b = act(node, "freeze", "b")?;
         let shown = node.json(["incident", "list"])?;
-        ensure!(shown["incidents"].as_array().is_some_and(|all| all.len() == 2), "{shown}");
+        let all = shown["incidents"].as_array().context("no list")?;
+        let known: Vec<_> = all.iter().map(|it| (it["incident"].as_str(), it["run_name"].as_str())).collect();
+        ensure!(known == [(Some(of_a.as_str()), Some("a")), (Some(of_b.as_str()), Some("b"))], "{shown}");
+        ensure!(all.iter().all(|it| it["owner_uid"] == NOBODY), "{shown}");
         let watched = |since: u64| -> Result<Vec<serde_json::Value>> {
             let said =
                 node.ctl(["incident", "watch", "--once", "--since", &since.to_string(), "-o", "json"])?.expect(0)?;
             said.out.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
         };
-        let after = watched(revision)?;
+        let mut after = watched(revision)?;
+        let last = after.pop().context("nothing came")?;
+        ensure!(last["incident"].is_null() && last["missed"] == false && last["log_problem"].is_null(), "{last}");
         ensure!(
             !after.is_empty() && after.iter().all(|change| change["incident"]["incident"] == of_b.as_str()),
             "{after:?}"
+        );
+        let to = last["revision"].as_u64().context("no revision")?;
+        let none = watched(to)?;
+        ensure!(
+            none.len() == 1 && none[0]["incident"].is_null() && none[0]["revision"].as_u64() >= Some(to),
+            "{none:?}"
         );
         let all = watched(0)?;
         ensure!(all.iter().any(|change| change["incident"]["incident"] == of_a.as_str()), "{all:?}");
@@ -328,8 +340,12 @@ fn runs_are_watched_from_their_start_to_their_end_and_after_a_break() -> Result<
             };
             // What happened after a revision is one change of each run, as it is now.
             let after = again(thawed.revision, "").await?;
-            ensure!(after.len() == 1 && of(RunChange::Ended)(&after[0]), "{after:?}");
-            ensure!(again(thawed.revision, "team=a").await?.is_empty(), "of another run");
+            ensure!(after.len() == 2 && of(RunChange::Ended)(&after[0]), "{after:?}");
+            let (ended, last) = (after[0].revision, &after[1]);
+            ensure!(last.run.is_none() && !last.missed && last.revision >= ended, "{after:?}");
+            let of_other = again(thawed.revision, "team=a").await?;
+            ensure!(of_other.len() == 1 && of_other[0].run.is_none(), "of another run: {of_other:?}");
+            ensure!(of_other[0].revision >= ended && !of_other[0].missed, "it goes on from the end: {of_other:?}");
             for unknown in [0, 1, u64::MAX] {
                 let missed = again(unknown, "").await?;
                 ensure!(missed.len() == 1 && missed[0].missed && missed[0].run.is_none(), "{unknown}: {missed:?}");
@@ -371,6 +387,58 @@ fn the_list_that_is_watched_prints_what_changes_and_names_no_run_of_others() -> 
             watcher.kill()?;
             watcher.wait()?;
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_watch_reports_that_the_log_cannot_be_written_and_that_it_is_written_again() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        integration::skip("not root");
+        return Ok(());
+    }
+    let folder = tempfile::Builder::new().prefix("failsafe-inc-full-").tempdir()?;
+    let disk = Tmpfs::mount(&folder.path().join("mounted"), 8 << 10)?;
+    let state = disk.path().join("state");
+    on_node("inc-full", &format!("state_dir = {:?}\n", state.display().to_string()), |node| {
+        node.use_state_dir(&state);
+        let _a = Launch::new("a", PLAIN).start(node, ["sleep", "600"])?;
+        let said = node.file("watch.out");
+        let mut watch = node.ctl_command(["incident", "watch", "-o", "json"]);
+        let mut watch = watch.stdin(Stdio::null()).stdout(File::create(&said)?).spawn()?;
+        let is_said = |what: &dyn Fn(&serde_json::Value) -> bool| -> Result<bool> {
+            let lines = fs::read_to_string(&said)?;
+            Ok(lines.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| what(&line)))
+        };
+        wait_for("the watch has begun", || is_said(&|line| line["revision"].is_u64()))?;
+        let mut filler = File::create(disk.path().join("filler"))?;
+        for size in [64 << 10, 512, 1] {
+            while filler.write(&vec![0; size]).is_ok_and(|written| written > 0) {}
+        }
+        // More than finds room in the last page of the file. Each waits until its entries are durable.
+        let commands = ["freeze", "thaw", "freeze"].map(|what| {
+            let mut command = node.ctl_command([what, "a", "--reason", &"test ".repeat(100)]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        });
+        let problem =
+            |line: &serde_json::Value| line["log_problem"].as_str().is_some_and(|why| why.contains("degraded"));
+        wait_for("the problem of the log is reported", || is_said(&problem))?;
+        filler.set_len(0)?;
+        let incident = |line: &serde_json::Value| line["incident"]["run_name"] == "a";
+        wait_for("the incident is reported", || is_said(&incident))?;
+        let is_over = || -> Result<bool> {
+            let lines = fs::read_to_string(&said)?;
+            let lines: Vec<serde_json::Value> =
+                lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let last = lines.iter().rev().find(|line| line["incident"].is_null());
+            Ok(last.is_some_and(|line| line["log_problem"].is_null()))
+        };
+        wait_for("the end of the problem is reported", is_over)?;
+        for command in commands {
+            command?.wait()?;
+        }
+        watch.kill()?;
+        watch.wait()?;
         Ok(())
     })
 }

@@ -9,6 +9,7 @@ use crate::{
     text::clean,
 };
 use failsafe_proto::v1 as pb;
+use std::collections::BTreeSet;
 
 pub(in super::super) fn list(place: &Place<'_>, args: &IncidentListArgs) -> Result<Exit, Fail> {
     let since = events::instant(place, "--since", args.since.as_deref())?;
@@ -31,7 +32,7 @@ pub(in super::super) fn list(place: &Place<'_>, args: &IncidentListArgs) -> Resu
     };
     let (incidents, revision, incomplete) = block_on(async {
         let client = Client::connect(place.daemon).await?;
-        let (mut incidents, mut revision, mut incomplete) = (Vec::new(), None, std::collections::BTreeSet::new());
+        let (mut incidents, mut revision, mut incomplete) = (Vec::new(), None, BTreeSet::new());
         loop {
             let page = client.incidents().list_incidents(request.clone()).await?.into_inner();
             incidents.extend(page.incidents);
@@ -82,16 +83,48 @@ pub(in super::super) fn watch(place: &Place<'_>, args: &IncidentWatchArgs) -> Re
     block_on(async {
         let client = Client::connect(place.daemon).await?;
         let mut changes = client.incidents().watch_incidents(request).await?.into_inner();
+        let mut about = About::default();
         while let Some(change) = changes.message().await? {
-            for why in &change.incomplete {
-                eprintln!("failsafectl: incidents may be missing: {}", clean(why));
-            }
+            let is_mark = about.takes(&change);
             // One line each, so that a program can read them as they come.
             print(&match args.output.json() {
                 true => format!("{}\n", page::change_json(&change)),
+                // For people, silence goes on without them.
+                false if is_mark && !args.once => String::new(),
                 false => page::change(&change, !args.once, (&place.zone, Paint::stdout())),
             })?;
         }
         Ok(Exit::Done)
     })
+}
+
+/// What a watch says about itself, once each.
+#[derive(Default)]
+struct About {
+    begun: bool,
+    incomplete: BTreeSet<String>,
+    log_problem: String,
+}
+
+impl About {
+    /// Whether it is only a revision to go on from, after the state.
+    fn takes(&mut self, change: &pb::WatchIncidentsResponse) -> bool {
+        if change.incident.is_some() {
+            return false;
+        }
+        for why in &change.incomplete {
+            // It has a line of its own.
+            if *why != change.log_problem && self.incomplete.insert(why.clone()) {
+                eprintln!("failsafectl: incidents may be missing: {}", clean(why));
+            }
+        }
+        if self.log_problem.is_empty() != change.log_problem.is_empty() {
+            match change.log_problem.as_str() {
+                "" => eprintln!("failsafectl: the audit log is written again"),
+                why => eprintln!("failsafectl: {}; what happens now is missing here until it is", clean(why)),
+            }
+        }
+        self.log_problem.clone_from(&change.log_problem);
+        std::mem::replace(&mut self.begun, true) && !change.missed
+    }
 }

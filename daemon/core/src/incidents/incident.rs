@@ -302,7 +302,7 @@ impl Incident {
     }
 
     /// Bytes that it takes, more or less.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let list = |texts: &[String]| texts.iter().map(|it| it.len() + size_of::<String>()).sum::<usize>();
         let text = self.text.as_ref().map_or(0, |text| {
             text.rationale.len() + text.owner.len() + text.policy.len() + text.playbook.as_ref().map_or(0, String::len)

@@ -12,11 +12,11 @@ use crate::{
 
 const S: u64 = 1_000_000_000;
 
-fn run(n: u128) -> RunId {
+pub(super) fn run(n: u128) -> RunId {
     RunId(uuid::Uuid::from_u128(n))
 }
 
-fn decision(of: RunId, n: u32, incident: u32, cause: Cause, actions: &[Action]) -> Decision {
+pub(super) fn decision(of: RunId, n: u32, incident: u32, cause: Cause, actions: &[Action]) -> Decision {
     Decision {
         id: DecisionId { run: of, n },
         incident: IncidentId::new(of, incident),
@@ -32,20 +32,20 @@ fn decision(of: RunId, n: u32, incident: u32, cause: Cause, actions: &[Action]) 
     }
 }
 
-fn rule() -> Cause {
+pub(super) fn rule() -> Cause {
     Cause::Rule { rule: "loss".into(), condition: "loss > 4".into(), suppressed: 0 }
 }
 
-fn operator(reason: &str) -> Cause {
+pub(super) fn operator(reason: &str) -> Cause {
     let peer = LocalPeer { uid: 7, gid: None, pid: None, start_ticks: None, cgroup: None };
     Cause::Operator(Request { actor: Actor::Local(peer), role: "admin".into(), reason: reason.into() })
 }
 
-fn decided(decision: Decision) -> Record {
+pub(super) fn decided(decision: Decision) -> Record {
     Record::Decision { decision, rule: None, blind: None, drill: false }
 }
 
-fn came(decision: &Record, action: Action, verdict: Verdict) -> Record {
+pub(super) fn came(decision: &Record, action: Action, verdict: Verdict) -> Record {
     let Record::Decision { decision, .. } = decision else { unreachable!() };
     Record::Outcome(Outcome {
         decision: decision.id,
@@ -58,7 +58,7 @@ fn came(decision: &Record, action: Action, verdict: Verdict) -> Record {
     })
 }
 
-fn ended(of: RunId) -> Record {
+pub(super) fn ended(of: RunId) -> Record {
     Record::RunEnded {
         run: of,
         name: "bert".into(),
@@ -70,7 +70,7 @@ fn ended(of: RunId) -> Record {
 }
 
 /// Takes an entry up that was written 10 s after boot, at 1,000 s of the epoch, by a run of user 1,000.
-fn apply(list: &mut Incidents, index: u64, record: &Record) -> bool {
+pub(super) fn apply(list: &mut Incidents, index: u64, record: &Record) -> bool {
     let known = |_| Arc::new(Known { name: "bert".into(), owner_uid: Some(1_000), ..Known::default() });
     list.apply(&Entry { index, wall_ns: 1_000 * S, mono_ns: 10 * S, run: None, record }, known)
 }

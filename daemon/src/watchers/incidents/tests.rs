@@ -141,3 +141,19 @@ fn an_entry_of_a_later_version_is_counted_and_hides_no_other() {
     drop(list);
     owner.close();
 }
+
+#[test]
+fn whoever_watches_is_woken_when_the_log_cannot_be_written_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (owner, following) = logged(folder.path(), 1);
+    let mut progress = following.shared.progress();
+    following.note_writing();
+    assert!(!progress.has_changed().unwrap() && !progress.borrow().unwritten);
+    owner.close();
+    following.note_writing();
+    assert!(progress.has_changed().unwrap() && progress.borrow_and_update().unwritten);
+    following.note_writing();
+    assert!(!progress.has_changed().unwrap(), "once");
+    assert_eq!(following.look(&mut Place::new(100), &GO_ON), Then::Wait);
+    assert!(progress.borrow().complete && progress.borrow().unwritten, "what is read does not change that");
+}
