@@ -1,6 +1,7 @@
 //! The audit log as the daemon writes it: [`Record`]s in, tickets of durability out. The writer's thread is the journal's.
 
 pub mod claims;
+mod open_runs;
 mod quota;
 mod tally;
 mod unlisted;
@@ -18,7 +19,7 @@ use failsafe_core::{
 };
 use failsafe_journal::{
     AuditHandle, AuditWriter, Draft, Options, Stamp, Status, Ticket, WaitError,
-    group::TreeStatus,
+    group::{Statement, TreeStatus},
     head::HEAD_FILE,
     storage::{
         Layout, Retention,
@@ -27,6 +28,7 @@ use failsafe_journal::{
     tree::signed::CHECKPOINT_FILE,
     writer::OpenError,
 };
+pub(crate) use open_runs::OpenRuns;
 use quota::{Class, Meter};
 use std::{
     path::{Path, PathBuf},
@@ -36,6 +38,9 @@ use tokio::sync::watch;
 
 /// The log's folder in the state folder; a log that was set aside stays in it too.
 const FOLDER: &str = "audit";
+
+/// The field of the first entry of a file with the runs that are open: started in the boot of the entry, and not ended.
+pub(crate) const OPEN_RUNS: &str = "open_runs";
 
 /// A finding: nothing is left to compare the log with, but runs.
 const EMPTIED: &str = "the audit log is empty or was deleted, though the state folder has runs";
@@ -56,6 +61,7 @@ pub struct Log {
     findings: Arc<[String]>,
     meter: Arc<Mutex<Meter>>,
     live: Arc<OnceLock<LiveRuns>>,
+    open_runs: Arc<OpenRuns>,
     tallying: Arc<Tallying>,
 }
 
@@ -90,7 +96,7 @@ impl LogOwner {
         let heads = vec![state_dir.join(HEAD_FILE), second_head.to_owned()];
         let known = heads.iter().any(|head| head.exists());
         let mut layout = Layout { heads, retention: bounds.retention, ..Layout::default() };
-        let live: Arc<OnceLock<LiveRuns>> = Arc::default();
+        let (live, open_runs): (Arc<OnceLock<LiveRuns>>, Arc<OpenRuns>) = Default::default();
         let dir = &state_dir.join(FOLDER);
         let mut findings = Vec::new();
         if let Some(vouch) = &vouch {
@@ -107,9 +113,20 @@ impl LogOwner {
             });
             let known = live.clone();
             let live = Box::new(move || Some(known.get()?().iter().map(RunId::to_string).collect()));
+            let open = open_runs.clone();
+            let statement: Statement = Box::new(move || {
+                open.list().map(|runs| (OPEN_RUNS.to_owned(), serde_json::json!(runs))).into_iter().collect()
+            });
             let (signing, heartbeat) =
                 (vouch.as_ref().map(Vouch::signing), vouch.as_ref().map(|vouch| vouch.heartbeat));
-            Options { observer: Some(observer), live: Some(live), signing, heartbeat, ..Options::default() }
+            Options {
+                observer: Some(observer),
+                live: Some(live),
+                statement: Some(statement),
+                signing,
+                heartbeat,
+                ..Options::default()
+            }
         };
         let writer = match AuditWriter::spawn_in(dir, layout.clone(), options()) {
             Err(OpenError::Tampered { offset, index, why }) => {
@@ -142,6 +159,7 @@ impl LogOwner {
             findings: findings.clone().into(),
             meter: Arc::new(Mutex::new(Meter::new(bounds.budget, clock::monotonic_ns()))),
             live,
+            open_runs,
             tallying: Arc::default(),
         };
         if emptied {
@@ -220,13 +238,19 @@ impl Log {
         if let Some(first) = admitted.first
             && let Ok(prepared) = first.prepare()
         {
+            run.into_iter().for_each(|run| self.open_runs.started(run));
             self.handle.submit_prepared(&first, prepared, true, |_| {});
         }
         if admitted.itself {
             let reserved = quota::class(record) != Class::Ordinary;
-            let tallying = self.tallying.clone();
+            let (tallying, open_runs) = (self.tallying.clone(), self.open_runs.clone());
+            open_runs.note(record);
+            let ends = run.filter(|_| matches!(record, Record::RunEnded { .. }));
             self.handle.submit_prepared(&draft, prepared, reserved, move |done| {
                 tallying.take_up();
+                if let (Some(run), Ok(_)) = (ends, &done) {
+                    open_runs.ended(run);
+                }
                 then(done.map(|_| ()));
             });
         } else {
@@ -253,6 +277,12 @@ impl Log {
     /// From now on, segments may be removed that have nothing of these runs. `live` must not block.
     pub fn know_live(&self, live: impl Fn() -> Vec<RunId> + Send + Sync + 'static) {
         let _known = self.live.set(Box::new(live));
+    }
+
+    /// The runs of this boot that the log had as open when this daemon started. From now on, each file of the log begins with those that
+    /// are open then.
+    pub fn know_open(&self, runs: impl IntoIterator<Item = RunId>) {
+        self.open_runs.complete(runs);
     }
 
     /// Writes a summary of entries that were not written.

@@ -42,6 +42,10 @@ pub type Observer = Box<dyn FnMut(u64, Arc<[u8]>) + Send>;
 /// `None`: they are not known yet, and nothing is removed. It must not block.
 pub type LiveRuns = Box<dyn Fn() -> Option<BTreeSet<String>> + Send>;
 
+/// Called on the writer thread when a file is sealed: what the owner states in the first entry of the next one, as fields of its body.
+/// They cannot replace those of the journal. It must not block.
+pub type Statement = Box<dyn Fn() -> serde_json::Map<String, serde_json::Value> + Send>;
+
 /// How an [`AuditWriter`] works.
 pub struct Options {
     /// Most entries in memory, waiting to be durable.
@@ -58,6 +62,8 @@ pub struct Options {
     pub observer: Option<Observer>,
     /// See [`LiveRuns`].
     pub live: Option<LiveRuns>,
+    /// See [`Statement`].
+    pub statement: Option<Statement>,
     /// With what and how often checkpoints are signed.
     pub signing: Option<Signing>,
     /// A `heartbeat` entry is written when nothing else was for this long.
@@ -76,6 +82,7 @@ impl Default for Options {
             stall_after: Duration::from_secs(1),
             observer: None,
             live: None,
+            statement: None,
             signing: None,
             heartbeat: None,
             clock: Box::new(SystemClock::new()),

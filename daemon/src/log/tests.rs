@@ -224,3 +224,37 @@ fn a_discovered_run_beyond_the_budget_is_written_from_its_beginning_on_when_it_i
     assert_eq!(kinds(502), ["run-started", "control"]);
     assert_eq!(kinds(503), ["run-started"]);
 }
+
+#[test]
+fn each_file_of_the_log_begins_with_the_runs_that_are_open() {
+    let entries = logged(small(), |log| {
+        let seal = || {
+            // The file is sealed behind the commit of the first, and before that of the second.
+            for bytes in [5 << 20, 1] {
+                let body = serde_json::json!({ "text": "x".repeat(bytes) });
+                let ticket = log.submit(&Draft::new("test", log.stamp(), body));
+                ticket.wait(std::time::Duration::from_secs(60)).unwrap();
+            }
+        };
+        start(log, ADMIN, 0);
+        seal();
+        // What earlier daemons left is known from here on.
+        log.know_open([VICTIM.parse().unwrap()]);
+        start(log, FLOODER, 1_000);
+        let (sender, durable) = std::sync::mpsc::channel();
+        let ended = Record::RunEnded {
+            run: ADMIN.parse().unwrap(),
+            name: "trainer".into(),
+            recording: None,
+            suppressed: Vec::new(),
+            unwatched: None,
+            frozen_ns: None,
+        };
+        log.record_then(&ended, Some(ADMIN.parse().unwrap()), None, move |done| sender.send(done).unwrap());
+        durable.recv().unwrap().unwrap();
+        seal();
+    });
+    let stated: Vec<_> = entries.iter().filter(|entry| entry.kind == failsafe_journal::kind::SEGMENT).collect();
+    assert_eq!(stated[0].body.get(OPEN_RUNS), None, "not known yet");
+    assert_eq!(stated[1].body[OPEN_RUNS], serde_json::json!([FLOODER, VICTIM]));
+}

@@ -136,6 +136,9 @@ impl Registry {
         let ids: BTreeSet<RunId> = folders.iter().map(|(id, _)| *id).collect();
         let roots: BTreeSet<u64> = now.previous.iter().flatten().map(|run| run.root_id).collect();
         let history = History::read(log.path(), boot_id, &ids, &roots);
+        if history.is_whole() {
+            now.log.know_open(history.open().filter(|run| run.boot_id == boot_id).map(|run| run.id));
+        }
         let candidates = self.candidates(&folders, &roots, &history, boot_id);
         let ended = self.list_ended(&folders, &history, &candidates);
         let mut pass = self.pass(candidates, &now);

@@ -1,6 +1,7 @@
 //! What the audit log has of runs: how each began, what was decided about it, and what became of that.
 
 use super::frozen::FrozenTime;
+use crate::log::OPEN_RUNS;
 use failsafe_attest::Manifest;
 use failsafe_core::{
     Action, Containment, Decision, Mode, Outcome, RunId,
@@ -9,7 +10,7 @@ use failsafe_core::{
     record::{Record, Totals, Unwatched},
     signal::{Real, Source},
 };
-use failsafe_journal::{Entry, Filter, Query, Search};
+use failsafe_journal::{Entry, Filter, Query, Search, kind, search::SearchError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -65,21 +66,43 @@ pub struct Past {
 }
 
 /// What the audit log has of the runs of this boot, and of others that were asked for.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct History {
     runs: BTreeMap<RunId, Past>,
+    /// The log was read to its end.
+    whole: bool,
 }
 
 impl History {
     /// Reads the log at `path`: the runs in `wanted`, those that had the cgroups in `roots`, and all that were started in this boot and
     /// did not end. A log that cannot be read has nothing: what is found then counts.
     ///
-    /// By the index of each sealed segment only beginnings and ends of runs are read, and then the entries of those concerned: the time
-    /// does not depend on the size of the log.
+    /// The runs that are open are in the first entry of each file. So only the beginnings and ends of runs behind the last of these
+    /// entries are read, and then the entries of those concerned: the time does not depend on the size of the log. If a cgroup is of
+    /// no open run, the beginnings and ends of all are read.
     pub fn read(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> History {
-        let mut history = History::default();
-        let concerned = concerned(path, boot_id, wanted, roots);
-        for entry in search(path, Some(&concerned), &["run", "decision", "outcome", "gap", "control", "manifest"]) {
+        if let Some(stated) = Stated::find(path, boot_id) {
+            let history = History::of_concerned(path, boot_id, wanted, roots, stated);
+            let of_open = |root: &u64| history.open().any(|run| run.cgroup_id == *root && run.boot_id == boot_id);
+            if roots.iter().all(of_open) {
+                return history;
+            }
+        }
+        History::of_concerned(path, boot_id, wanted, roots, Stated::default())
+    }
+
+    fn of_concerned(
+        path: &Path,
+        boot_id: &str,
+        wanted: &BTreeSet<RunId>,
+        roots: &BTreeSet<u64>,
+        stated: Stated,
+    ) -> History {
+        let mut history = History { whole: true, ..History::default() };
+        let concerned = history.concerned(path, boot_id, wanted, roots, stated);
+        let kinds = ["run", "decision", "outcome", "gap", "control", "manifest"];
+        for entry in search(path, 0, Some(&concerned), &kinds) {
+            let Some(entry) = history.entry(entry) else { break };
             let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
             let wall_ns = i64::try_from(entry.wall_ns).unwrap_or(i64::MAX);
             let known = wanted.contains(&id) || history.runs.contains_key(&id);
@@ -109,6 +132,46 @@ impl History {
         history
     }
 
+    /// The runs of which all entries are needed. Of those that `stated` has, the beginnings are not known here.
+    fn concerned(
+        &mut self,
+        path: &Path,
+        boot_id: &str,
+        wanted: &BTreeSet<RunId>,
+        roots: &BTreeSet<u64>,
+        stated: Stated,
+    ) -> BTreeSet<RunId> {
+        let mut open = stated.runs;
+        let mut started: BTreeMap<RunId, u64> = BTreeMap::new();
+        for entry in search(path, stated.from, None, &["run"]) {
+            let Some(entry) = self.entry(entry) else { break };
+            let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
+            match serde_json::from_value(entry.body) {
+                Ok(Record::RunStarted { run, .. }) if run.boot_id == boot_id => {
+                    started.insert(id, run.cgroup_id);
+                }
+                // Whether a cgroup of those that are stated is left is seen when their entries are read.
+                Ok(Record::RunEnded { .. }) if !started.get(&id).is_some_and(|root| roots.contains(root)) => {
+                    started.remove(&id);
+                }
+                _ => {}
+            }
+        }
+        open.extend(wanted.iter().copied().chain(started.into_keys()));
+        open
+    }
+
+    /// An entry, if it could be read.
+    fn entry(&mut self, read: Result<Entry, ()>) -> Option<Entry> {
+        self.whole &= read.is_ok();
+        read.ok()
+    }
+
+    /// Whether the log was read to its end: an entry that cannot be read hides those behind it.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     /// What it has of a run.
     pub fn of(&self, id: RunId) -> Past {
         self.runs.get(&id).cloned().unwrap_or_default()
@@ -127,31 +190,51 @@ impl History {
     }
 }
 
-/// The runs of which [`History::read`] needs all entries.
-fn concerned(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> BTreeSet<RunId> {
-    let mut started: BTreeMap<RunId, u64> = BTreeMap::new();
-    for entry in search(path, None, &["run"]) {
-        let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
-        match serde_json::from_value(entry.body) {
-            Ok(Record::RunStarted { run, .. }) if run.boot_id == boot_id => {
-                started.insert(id, run.cgroup_id);
-            }
-            Ok(Record::RunEnded { .. }) if !started.get(&id).is_some_and(|root| roots.contains(root)) => {
-                started.remove(&id);
-            }
-            _ => {}
-        }
-    }
-    wanted.iter().copied().chain(started.into_keys()).collect()
+/// The last entries about segments among which the one with the open runs is looked for; the others are about removals.
+const LAST_SEGMENTS: [usize; 2] = [2, 16];
+
+/// The runs that were open at an entry of the log.
+#[derive(Debug, Default)]
+struct Stated {
+    /// The index of the entry.
+    from: u64,
+    runs: BTreeSet<RunId>,
 }
 
-/// The entries of these kinds, of these runs or of all; up to the first that cannot be read.
-fn search(path: &Path, runs: Option<&BTreeSet<RunId>>, kinds: &[&str]) -> impl Iterator<Item = Entry> {
+impl Stated {
+    /// The last entry that states them. `None`: there is none, as in a log of an earlier version.
+    fn find(path: &Path, boot_id: &str) -> Option<Stated> {
+        let filter = Filter { kinds: vec![kind::SEGMENT.to_owned()], ..Filter::default() };
+        let of_last = |tail| {
+            let query = Query { filter: filter.clone(), tail: Some(tail), ..Query::default() };
+            let last: Vec<Entry> = Search::open(path, query).ok()?.collect::<Result<_, _>>().ok()?;
+            last.into_iter().rev().find(|entry| entry.body[OPEN_RUNS].is_array())
+        };
+        let entry = LAST_SEGMENTS.into_iter().find_map(of_last)?;
+        // What was open at the end of an earlier boot ended with it.
+        let runs = entry.body[OPEN_RUNS].as_array().filter(|_| entry.boot_id == boot_id);
+        let runs = runs.into_iter().flatten().map(|run| run.as_str()?.parse().ok());
+        Some(Stated { from: entry.index, runs: runs.collect::<Option<_>>()? })
+    }
+}
+
+/// The entries of these kinds from entry `from` on, of these runs or of all; up to the first that cannot be read, which is an error.
+fn search(
+    path: &Path,
+    from: u64,
+    runs: Option<&BTreeSet<RunId>>,
+    kinds: &[&str],
+) -> impl Iterator<Item = Result<Entry, ()>> {
     let runs = runs.map(|runs| runs.iter().map(RunId::to_string).collect());
     let filter = Filter { runs, kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..Filter::default() };
-    let opened = Search::open(path, Query { filter, ..Query::default() })
-        .inspect_err(|error| tracing::error!(error = crate::causes::chain(error), "the audit log cannot be read"));
-    opened.into_iter().flatten().map_while(Result::ok)
+    let unreadable = |error: SearchError| {
+        tracing::error!(error = crate::causes::chain(&error), "the audit log cannot be read");
+    };
+    let (search, failed) = match Search::open(path, Query { from, filter, ..Query::default() }) {
+        Ok(search) => (Some(search), None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    search.into_iter().flatten().chain(failed).map(move |entry| entry.map_err(unreadable))
 }
 
 impl Past {
@@ -249,3 +332,6 @@ pub fn differs(kept: &Run, logged: &Run) -> Option<String> {
         kept.id == logged.id && kept.labels == logged.labels && kept.gpus == logged.gpus && kept.mig == logged.mig;
     (!rest).then(|| "id, labels or GPUs: run.json and the audit log have others".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,24 @@ use crate::storage::Storage;
 use crate::writer::{AuditLog, Recovery, chain_text};
 
 pub(super) fn run<S: Storage>(log: AuditLog<S>, queue: &Queue, options: Options, recovery: Recovery) {
-    let Options { observer, live, clock, retry_after, retry_least, signing, heartbeat, .. } = options;
+    let Options { observer, live, statement, clock, retry_after, retry_least, signing, heartbeat, .. } = options;
     let waiting = VecDeque::new();
     let (retained, outage) = (None, None);
     let vouching = Vouching::new(signing, heartbeat);
-    let mut worker =
-        Worker { log, queue, clock, observer, live, waiting, outage, retry_after, retry_least, retained, vouching };
+    let mut worker = Worker {
+        log,
+        queue,
+        clock,
+        observer,
+        live,
+        statement,
+        waiting,
+        outage,
+        retry_after,
+        retry_least,
+        retained,
+        vouching,
+    };
     worker.tell(&recovery.written);
     if let Some(error) = recovery.deferred {
         worker.failed(error);
@@ -39,6 +51,7 @@ struct Worker<'a, S> {
     clock: Box<dyn crate::clock::Clock>,
     observer: Option<super::Observer>,
     live: Option<super::LiveRuns>,
+    statement: Option<super::Statement>,
     /// By index: who waits for the log's pending entries. Entries of the journal itself are not all here.
     waiting: VecDeque<(u64, Queued)>,
     outage: Option<Outage>,
@@ -128,7 +141,9 @@ impl<S: Storage> Worker<'_, S> {
                     if self.log.append(&storage_gap(&outage, &written, self.clock.now())).is_ok() {
                         self.commit();
                     }
-                } else if self.log.seal_if_due(self.clock.now()) {
+                } else if self.log.seal_if_due_with(self.clock.now(), || {
+                    self.statement.as_ref().map(|state| state()).unwrap_or_default()
+                }) {
                     self.retained = None;
                     // The tree stands at the border: the entry that names the sealed segment is not in it yet.
                     let (signed, now) = (self.vouching.sign(&mut self.log, true), self.clock.now());
