@@ -16,6 +16,7 @@ pub use tally::{Difference, Example, Key, Lack, Row, Summary, Tally};
 use crate::{
     decision::{Action, Cause, Decision, Mode, Upkeep},
     policy::Policy,
+    visible::shortened,
 };
 
 /// Most bytes of the text of an example.
@@ -57,16 +58,12 @@ pub fn contains(decision: &Decision, policy: &Policy) -> bool {
 /// Why it was decided, in one line.
 fn text(decision: &Decision) -> String {
     let seen = decision.values.first().map(|value| format!(": {}", value.show())).unwrap_or_default();
-    let mut text = match &decision.cause {
+    let text = match &decision.cause {
         Cause::Rule { condition, .. } => format!("{condition}{seen}"),
         Cause::Upkeep { what } => format!("{what}{seen}"),
         Cause::Operator(_) => "operator".to_owned(),
     };
-    if text.len() > TEXT {
-        text.truncate(text.floor_char_boundary(TEXT));
-        text.push_str("...");
-    }
-    text
+    shortened(text, TEXT)
 }
 
 #[cfg(test)]

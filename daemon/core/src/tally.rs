@@ -14,6 +14,7 @@ use crate::{
     record::Record,
     subject::RunId,
     time::Span,
+    visible::beginning,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -125,7 +126,7 @@ impl Note {
 
 /// The beginning of a name that has room in a label.
 fn shortened(name: &str) -> String {
-    name.get(..name.floor_char_boundary(NAME)).unwrap_or_default().to_owned()
+    beginning(name, NAME).to_owned()
 }
 
 /// Durations of one action.

@@ -14,6 +14,7 @@ use failsafe_attest::{
     statement::MAX_TEXT,
     tpm::{TPM_FACTOR, pcr_facts, qualifying, verify},
 };
+use failsafe_core::visible::beginning;
 
 /// How often PCRs that change are stated and quoted again.
 const TRIES: usize = 3;
@@ -46,9 +47,9 @@ impl Sealing<'_> {
             tracing::warn!(why, "a statement has no TPM quote");
         }
         let facts = facts.into_iter().chain([no_tpm(&why)]);
-        let mut reason = why.to_string();
-        reason.truncate(reason.floor_char_boundary(MAX_TEXT));
-        let statement = finish(self.stated(facts)).with_tpm(TpmOf::none(why.status(), &reason));
+        let reason = why.to_string();
+        let reason = beginning(&reason, MAX_TEXT);
+        let statement = finish(self.stated(facts)).with_tpm(TpmOf::none(why.status(), reason));
         self.signed(&statement.payload()?, None)
     }
 

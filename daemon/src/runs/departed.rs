@@ -23,6 +23,7 @@ use failsafe_core::{
     event::Verdict,
     input::{Gap, Run},
     record::{Record, Totals, Unwatched},
+    visible::beginning,
 };
 use std::collections::BTreeMap;
 
@@ -215,7 +216,7 @@ impl Unjudged {
         *of_kind = of_kind.saturating_add(times);
         let (quoted, most) =
             if refused { (&mut self.refused, QUOTED_REFUSED) } else { (&mut self.others, QUOTED_OTHERS) };
-        let text = text[..text.floor_char_boundary(QUOTE_BYTES)].to_owned();
+        let text = beginning(&text, QUOTE_BYTES).to_owned();
         if quoted.len() < most && !quoted.contains(&text) {
             quoted.push(text);
         }

@@ -1,15 +1,12 @@
 //! The few things that the registry asks of a disk. Narrow, so that a test can let any one of them fail.
 
+use failsafe_journal::storage::bounded;
 use std::{
     fmt::Debug,
     fs::{self, File},
-    io::{self, ErrorKind, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
-
-/// Largest file that is read: what a run or a policy is kept in is far smaller.
-const LARGEST: u64 = 64 << 20;
 
 /// What the registry asks of a disk.
 pub(crate) trait Disk: Debug + Send + Sync {
@@ -31,20 +28,7 @@ pub(crate) struct Files;
 
 impl Disk for Files {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        // A pipe would have the daemon's start wait for a writer, and a link or a device could be anything.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = File::options().read(true).custom_flags(flags).open(path)?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidData, "it is not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LARGEST {
-            let why = format!("it has {} bytes (limit {LARGEST})", meta.len());
-            return Err(io::Error::new(ErrorKind::FileTooLarge, why));
-        }
-        Ok(bytes)
+        bounded::read(path, bounded::LARGEST)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

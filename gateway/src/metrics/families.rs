@@ -1,5 +1,6 @@
 //! Families of series, as the text format of Prometheus wants them: each with one name, one type and one help text.
 
+use failsafe_core::visible::beginning;
 use prometheus::{
     Encoder, TextEncoder,
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
@@ -121,7 +122,7 @@ impl Drop for Family<'_> {
 fn pair(name: &str, value: &str) -> LabelPair {
     let mut pair = LabelPair::default();
     pair.set_name(name.to_owned());
-    pair.set_value(value.get(..value.floor_char_boundary(VALUE)).unwrap_or_default().to_owned());
+    pair.set_value(beginning(value, VALUE).to_owned());
     pair
 }
 

@@ -17,7 +17,7 @@ use bounded::{Bounded, Weigh};
 use failsafe_core::{
     decision::{Mode, Severity, Verdict},
     record::Record,
-    visible::clean,
+    visible::{beginning, clean},
 };
 use incident::Open;
 use serde::{Deserialize, Serialize};
@@ -278,11 +278,11 @@ impl Weigh for RunFacts {
 
 /// A text for a message: harmless, and not too long.
 fn text(text: &str) -> String {
-    let clean = clean(&text[..text.floor_char_boundary(TEXT + 1)]);
+    let clean = clean(beginning(text, TEXT + 1));
     if clean.len() <= TEXT {
         return clean;
     }
-    format!("{} ...", &clean[..clean.floor_char_boundary(TEXT)])
+    format!("{} ...", beginning(&clean, TEXT))
 }
 
 /// A message with what is the same for all.

@@ -3,7 +3,7 @@
 //! Invariant: of each reason, at most [`LINES`] lines come into the log in a minute, so that a stranger fills no disk; what is not
 //! logged is summed up. Each reason has lines of its own: noise of strangers hides no request of a client with a certificate.
 
-use failsafe_core::visible::clean;
+use failsafe_core::visible::{beginning, clean};
 use std::{
     fmt, io,
     net::SocketAddr,
@@ -162,7 +162,7 @@ impl Refused {
 }
 
 fn cut(text: &str) -> String {
-    clean(&text[..text.floor_char_boundary(TEXT)])
+    clean(beginning(text, TEXT))
 }
 
 #[cfg(test)]
