@@ -7,7 +7,7 @@
 //! Invariant: a record and its number reach the health that is kept together, so that after a crash each is taken in once.
 //! What was written before this daemon started is judged for health; a run that was taken up, and had the GPU then, is told.
 
-use super::{Pipeline, Sender, gpus, health};
+use super::{Pipeline, Sender, health, nvml_ingest};
 use crate::{
     causes::chain,
     config::Config,
@@ -204,7 +204,7 @@ impl KernelLogIngest {
             LogFact::Xid { bus, code, slice: of, text } => match self.gpu(bus) {
                 Some(gpu) => {
                     let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-                    let slice = gpus::slice(&node, &gpu.0, of);
+                    let slice = nvml_ingest::slice(&node, &gpu.0, of);
                     Some(LogFinding::Xid { gpu, code, slice, text, at })
                 }
                 None => {

@@ -13,13 +13,13 @@
 //! how long): it touches no file but those of runs' cgroups that are open already. The queue is bounded: a flood makes the sensors wait, the
 //! kernel's ring fill, and the loss is counted there.
 
-pub mod amd;
+pub mod amdgpu_ingest;
 pub mod attribution;
 mod blindness;
 pub mod containment;
 mod decided;
 mod ends;
-pub mod gpus;
+pub mod gpu_ownership;
 mod hardware;
 pub mod health;
 mod judge;
@@ -28,6 +28,7 @@ pub mod lane;
 mod lives;
 pub mod mailbox;
 pub mod metrics;
+pub mod nvml_ingest;
 pub mod pulse;
 pub mod queue;
 #[cfg(test)]
@@ -38,7 +39,6 @@ mod rules;
 mod run_gpus;
 mod sync;
 mod unsure;
-pub mod whose;
 
 use crate::{
     interpreter::{ActuatorReport, Interpreter},

@@ -1,14 +1,14 @@
-//! Which values the core is to be told: those that have changed, and all of them now and then.
+//! Which values the core is to get: those that have changed, and all of them now and then.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-/// An unchanged value is told again after this; well below the core's `STALE_AFTER`.
+/// An unchanged value is sent again after this; well below the core's `STALE_AFTER`.
 pub const REPEAT_AFTER: Duration = Duration::from_secs(4);
 
-/// What was told of each, and when.
+/// The last value of each that was sent, and when.
 #[derive(Debug, Clone)]
 pub struct Repeats<K>(BTreeMap<K, (i64, Instant)>);
 
@@ -19,10 +19,10 @@ impl<K> Default for Repeats<K> {
 }
 
 impl<K: Ord + Clone> Repeats<K> {
-    /// Whether the value is to be told; it then counts as told.
-    pub fn tells(&mut self, key: &K, value: i64, now: Instant) -> bool {
+    /// Whether the value is to be sent; it then counts as sent.
+    pub fn is_due(&mut self, key: &K, value: i64, now: Instant) -> bool {
         match self.0.get_mut(key) {
-            Some((told, at)) if *told == value && now.duration_since(*at) < REPEAT_AFTER => false,
+            Some((sent, at)) if *sent == value && now.duration_since(*at) < REPEAT_AFTER => false,
             Some(entry) => {
                 *entry = (value, now);
                 true

@@ -3,7 +3,7 @@
 use super::{base::Base, judging::Judging, prepare::record_nvml};
 use crate::{
     config::Config,
-    pipeline::{self, gpus::Gpus, klog, whose::Whose},
+    pipeline::{self, gpu_ownership::GpuOwnership, klog, nvml_ingest::Gpus},
     platform::ProcFs,
     sensors::{amdgpu::Amdgpu, kmsg::Kmsg, metrics::Running},
 };
@@ -21,12 +21,12 @@ impl Sensors {
     pub(super) fn start(base: &Base, config: &Config, lines: Lines, judging: &Judging) -> anyhow::Result<Sensors> {
         let (registry, node, pipeline) = (&base.registry, &base.node, &judging.pipeline);
         // Not kept here: it holds the registry.
-        let whose = Whose::new(registry, ProcFs::default());
-        let gpus = Gpus::start(config, registry, pipeline, node, &whose, judging.slots.clone())?;
+        let ownership = GpuOwnership::new(registry, ProcFs::default());
+        let gpus = Gpus::start(config, registry, pipeline, node, &ownership, judging.slots.clone())?;
         record_nvml(&base.log_owner.log(), node);
         Ok(Sensors {
             gpus,
-            _amdgpu: pipeline::amd::start(config, registry, pipeline, node, &whose)?,
+            _amdgpu: pipeline::amdgpu_ingest::start(config, registry, pipeline, node, &ownership)?,
             _kmsg: klog::start(config, lines, &judging.log_before, pipeline, node),
             _metrics: pipeline::metrics::start(config, registry, pipeline)?,
         })

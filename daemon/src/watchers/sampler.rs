@@ -192,7 +192,7 @@ impl Sampler {
         }
         let now = Instant::now();
         for (source, kind, value) in values {
-            if seen.values.tells(&kind, value, now) {
+            if seen.values.is_due(&kind, value, now) {
                 self.tell(Message::Input(sampled(Subject::Run(id), source, kind, value)));
             }
         }

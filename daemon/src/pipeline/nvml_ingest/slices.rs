@@ -1,4 +1,4 @@
-//! What MIG devices tell of themselves, and which of them an instance is.
+//! Values of MIG devices, and which of them an instance is.
 
 use super::{GpuRepeatState, NvmlIngest};
 use crate::{
@@ -9,7 +9,7 @@ use failsafe_core::{GpuId, Kind, event::Slice};
 use std::collections::BTreeSet;
 
 impl NvmlIngest {
-    /// The utilisation that a MIG device tells of itself, milli-percent.
+    /// The utilisation of a MIG device, milli-percent.
     pub(super) fn busy(&self, device: &MigDevice) -> Option<i64> {
         let (value, _) = self.gpus.get(&GpuId(device.uuid.clone()))?.current.values.get(&Kind::GpuUtilization)?;
         Some(*value)

@@ -1,7 +1,7 @@
 //! Attribution of GPU processes and their work to runs, shared by all GPU sensors.
 //!
-//! Owns the totals of the runs over all GPUs, and what of them was told to the core when. What it finds is given back as
-//! inputs, which the sensor's own part tells with its signals.
+//! Owns the totals of the runs over all GPUs, and when the core was given them. What it finds is returned as
+//! inputs, which the part of the sensor sends with its signals.
 
 use super::attribution::{Attribution, Slices, Work};
 use crate::{
@@ -24,15 +24,15 @@ use std::{
 
 /// Shared by the sensors: a run's totals are over the GPUs of all of them.
 #[derive(Clone)]
-pub struct Whose(Arc<Mutex<Owner>>);
+pub struct GpuOwnership(Arc<Mutex<Owner>>);
 
 /// What is known.
 struct Owner {
     registry: Arc<Registry>,
     proc: ProcFs,
     attribution: Attribution,
-    /// What of the runs' GPU work was told to the core when.
-    told: Repeats<(RunId, Kind)>,
+    /// When the core was given each value of the runs' GPU work.
+    reported: Repeats<(RunId, Kind)>,
 }
 
 /// A sample of a GPU, as far as work goes.
@@ -41,18 +41,18 @@ pub(super) struct GpuWork<'a> {
     pub source: Source,
     pub gpu: &'a GpuId,
     pub work: Work,
-    /// Its MIG devices, each with its utilisation, milli-percent, where it tells it.
+    /// Its MIG devices, each with its utilisation, milli-percent, where it reports it.
     pub mig: &'a [(Option<i64>, MigDevice)],
 }
 
-impl Whose {
+impl GpuOwnership {
     /// Of the runs in the registry, by the processes in `proc`.
-    pub fn new(registry: &Arc<Registry>, proc: ProcFs) -> Whose {
-        let (attribution, told) = Default::default();
-        Whose(Arc::new(Mutex::new(Owner { registry: registry.clone(), proc, attribution, told })))
+    pub fn new(registry: &Arc<Registry>, proc: ProcFs) -> GpuOwnership {
+        let (attribution, reported) = Default::default();
+        GpuOwnership(Arc::new(Mutex::new(Owner { registry: registry.clone(), proc, attribution, reported })))
     }
 
-    /// The processes that a sample found, with their runs, and what is to be told of that: the runs that are given the GPU,
+    /// The processes that a sample found, with their runs, and what is reported of that: the runs that are given the GPU,
     /// their work on it, and who is on it without being theirs.
     pub(super) fn take(
         &self,
@@ -81,11 +81,11 @@ fn slices(gpu: &GpuId, mig: &[(Option<i64>, MigDevice)], live: &[Arc<LiveRun>]) 
 }
 
 impl Owner {
-    /// The work to its runs; what is on a run's GPU without being the run's is told.
+    /// The work to its runs; what is on a run's GPU without being the run's is reported.
     fn attribute(&mut self, seen: GpuWork<'_>, processes: &[GpuProcessView], live: &[Arc<LiveRun>]) -> Vec<Input> {
         let GpuWork { source, gpu, work, mig } = seen;
         let mut out = Vec::new();
-        let mut tell = |subject, kind, value| {
+        let mut report = |subject, kind, value| {
             out.push(Input::Signal(Signal { seq: 0, at: work.at, source, subject, kind, value, repeats: 0 }));
         };
         // Who declared it holds it; where nobody did, those that are on it do.
@@ -94,7 +94,7 @@ impl Owner {
         let holders = if declared.is_empty() { processes.iter().filter_map(|p| p.run).collect() } else { declared };
         let ids: BTreeSet<RunId> = live.iter().map(|run| run.run.id).collect();
         self.attribution.retain(&ids);
-        self.told.retain(|(run, _)| ids.contains(run));
+        self.reported.retain(|(run, _)| ids.contains(run));
         let found = self.attribution.take(gpu, work, processes, &holders, &slices(gpu, mig, live));
         for (run, used) in found.uses {
             if let Some(live) = live.iter().find(|live| live.run.id == run) {
@@ -104,8 +104,8 @@ impl Owner {
         let now = Instant::now();
         for (run, kind, value) in found.values {
             let key = (run, kind);
-            if self.told.tells(&key, value, now) {
-                tell(Subject::Run(run), key.1, Value::Integer(value));
+            if self.reported.is_due(&key, value, now) {
+                report(Subject::Run(run), key.1, Value::Integer(value));
             }
         }
         for (run, foreign) in found.foreign {
@@ -115,12 +115,12 @@ impl Owner {
             let (pid, ppid, comm) = (foreign.pid, identity.ppid, identity.comm);
             let process = Process { pid, ppid, uid, start_ns: 0, comm };
             let event = Event::ForeignGpuProcess { gpu: gpu.0.clone(), of: foreign.of };
-            tell(Subject::Process { run, process }, Kind::Event, Value::Event(event));
+            report(Subject::Process { run, process }, Kind::Event, Value::Event(event));
         }
         out
     }
 
-    /// Gives a GPU to the runs that have a process on it, and withdraws it from those that only have it open; the processes with their runs, and what is to be told of that.
+    /// Gives a GPU to the runs that have a process on it, and withdraws it from those that only have it open; the processes with their runs, and what is reported of that.
     fn runs_on(&self, gpu: &GpuId, found: &[GpuProcess], live: &[Arc<LiveRun>]) -> (Vec<GpuProcessView>, Vec<Input>) {
         let mut processes = Vec::with_capacity(found.len());
         let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! What of a sample is told when, and what is shown of a GPU.
+//! When a sample leads to inputs, and what is shown of a GPU.
 
 use super::*;
 use crate::{
@@ -45,14 +45,14 @@ fn the_view_of_a_gpu_is_what_is_known_of_it() {
         let failing = current.failing.iter().map(|(name, why)| format!("{name}: {why}"));
         assert!(view.failing.iter().cloned().eq(failing), "after sample {n}: {:?}", view.failing);
     }
-    // What was said of a blindness is over with the next sample.
+    // A blindness is over with the next sample.
     late.failing = vec!["it is lost".into()];
     show(&mut late, &current, &samples[4]);
     assert_eq!((&late.readings, &late.failing, &late.unsupported), (&view.readings, &view.failing, &view.unsupported));
 }
 
-/// One that tells a queue; the folder is its registry's. `None` where no cgroup2 is mounted.
-fn told() -> Option<(NvmlIngest, queue::Receiver<Message>, tempfile::TempDir)> {
+/// One that sends to a queue; the folder is its registry's. `None` where no cgroup2 is mounted.
+fn ingest() -> Option<(NvmlIngest, queue::Receiver<Message>, tempfile::TempDir)> {
     let (pipeline, queue) = queue::channel(64);
     let folder = tempfile::tempdir().unwrap();
     let Ok(root) = CgroupRoot::find() else {
@@ -60,62 +60,62 @@ fn told() -> Option<(NvmlIngest, queue::Receiver<Message>, tempfile::TempDir)> {
         return None;
     };
     let registry = Arc::new(Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap()));
-    let whose = Whose::new(&registry, ProcFs::default());
-    let told = NvmlIngest::new(&registry, &pipeline, &Arc::default(), &whose);
+    let ownership = GpuOwnership::new(&registry, ProcFs::default());
+    let ingest = NvmlIngest::new(&registry, &pipeline, &Arc::default(), &ownership);
     let gpu = GpuId("GPU-1".into());
-    told.node().gpus.insert(gpu.clone(), GpuView::new(gpu));
-    Some((told, queue, folder))
+    ingest.node().gpus.insert(gpu.clone(), GpuView::new(gpu));
+    Some((ingest, queue, folder))
 }
 
 #[test]
 fn while_nobody_knows_who_is_on_a_gpu_what_was_known_stays() {
-    let Some((mut told, _queue, _folder)) = told() else { return };
+    let Some((mut ingest, _queue, _folder)) = ingest() else { return };
     let kind = nvml::ProcessKind::Compute;
     let (memory, gpu_instance, compute_instance, sm) = (Some(9), None, None, None);
     let process = nvml::GpuProcess { pid: 7, memory, kind, gpu_instance, compute_instance, sm };
     let readings = [(Kind::GpuTemperature, 60_000)];
-    told.take(NvmlEvent::Sample(Sample { mono_ns: 5, processes: Some(vec![process]), ..of(&readings, &[], &[]) }));
+    ingest.take(NvmlEvent::Sample(Sample { mono_ns: 5, processes: Some(vec![process]), ..of(&readings, &[], &[]) }));
     let failed = of(&readings, &[], &[("gpu.processes", "unknown")]);
-    told.take(NvmlEvent::Sample(Sample { mono_ns: 6, ..failed }));
-    let shown = |told: &NvmlIngest| {
-        let view = told.node().gpus[&GpuId("GPU-1".into())].clone();
+    ingest.take(NvmlEvent::Sample(Sample { mono_ns: 6, ..failed }));
+    let shown = |ingest: &NvmlIngest| {
+        let view = ingest.node().gpus[&GpuId("GPU-1".into())].clone();
         (view.processes.iter().map(|it| it.pid).collect::<Vec<_>>(), view.processes_at, view.failing)
     };
-    assert_eq!(shown(&told), (vec![7], Some(MonoTime(5)), vec!["gpu.processes: unknown".into()]));
+    assert_eq!(shown(&ingest), (vec![7], Some(MonoTime(5)), vec!["gpu.processes: unknown".into()]));
     let again = of(&[(Kind::GpuProcesses, 0)], &[], &[]);
-    told.take(NvmlEvent::Sample(Sample { mono_ns: 7, processes: Some(Vec::new()), ..again }));
-    assert_eq!(shown(&told), (Vec::new(), Some(MonoTime(7)), Vec::new()));
+    ingest.take(NvmlEvent::Sample(Sample { mono_ns: 7, processes: Some(Vec::new()), ..again }));
+    assert_eq!(shown(&ingest), (Vec::new(), Some(MonoTime(7)), Vec::new()));
 }
 
 #[test]
-fn a_signal_that_keeps_failing_is_told_to_the_core_and_shown() {
-    let Some((mut told, queue, _folder)) = told() else { return };
+fn a_signal_that_keeps_failing_is_reported_to_the_core_and_shown() {
+    let Some((mut ingest, queue, _folder)) = ingest() else { return };
     let gpu = GpuId("GPU-1".into());
     for s in [1, 5, 11] {
         let failing = of(&[(Kind::GpuUtilization, 0)], &[], &[("gpu.temperature", "unknown")]);
-        told.take(NvmlEvent::Sample(Sample { mono_ns: s * 1_000_000_000, ..failing }));
+        ingest.take(NvmlEvent::Sample(Sample { mono_ns: s * 1_000_000_000, ..failing }));
     }
-    told.take(NvmlEvent::Pause);
-    told.flush();
+    ingest.take(NvmlEvent::Pause);
+    ingest.flush();
     let inputs = queue.try_iter().flat_map(|message| if let Message::Inputs(all) = message { all } else { Vec::new() });
     let unread: Vec<_> = inputs
         .filter_map(|it| if let Input::Unread(it) = it { Some((it.gpu, it.kind, it.why)) } else { None })
         .collect();
     assert_eq!(unread, [(gpu.clone(), Kind::GpuTemperature, Some("unknown".into()))]);
-    let unwatched = told.node().unwatched(&[gpu].into(), &BTreeMap::new());
+    let unwatched = ingest.node().unwatched(&[gpu].into(), &BTreeMap::new());
     assert_eq!(unwatched.keys().collect::<Vec<_>>(), [&Kind::GpuTemperature]);
 }
 
 #[test]
 fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
-    let Some((mut told, queue, _folder)) = told() else { return };
+    let Some((mut ingest, queue, _folder)) = ingest() else { return };
     let sample = |value| NvmlEvent::Sample(of(&[(Kind::GpuTemperature, value)], &[], &[]));
     let (two, one) = ([60, 61], [62]);
-    two.into_iter().for_each(|value| told.take(sample(value)));
-    assert!(queue.try_recv().is_err(), "told before the pause");
-    told.take(NvmlEvent::Pause);
-    one.into_iter().for_each(|value| told.take(sample(value)));
-    told.take(NvmlEvent::Xid(Xid {
+    two.into_iter().for_each(|value| ingest.take(sample(value)));
+    assert!(queue.try_recv().is_err(), "sent before the pause");
+    ingest.take(NvmlEvent::Pause);
+    one.into_iter().for_each(|value| ingest.take(sample(value)));
+    ingest.take(NvmlEvent::Xid(Xid {
         mono_ns: 1,
         gpu: "GPU-1".into(),
         code: 79,
@@ -124,8 +124,8 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
         compute_instance: None,
     }));
     let (gpu, what) = ("GPU-1".into(), GpuEvent::DramRetirement);
-    told.take(NvmlEvent::Happened(Happened { mono_ns: 2, gpu, what, count: 3 }));
-    told.take(NvmlEvent::Pause);
+    ingest.take(NvmlEvent::Happened(Happened { mono_ns: 2, gpu, what, count: 3 }));
+    ingest.take(NvmlEvent::Pause);
     let heard: Vec<Vec<Value>> = queue
         .try_iter()
         .map(|message| match message {
@@ -145,13 +145,13 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
 }
 
 #[test]
-fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {
+fn what_has_not_changed_is_sent_again_only_where_something_waits_for_it() {
     let mut seen = GpuRepeatState::default();
     let mut now = Instant::now();
-    assert!(seen.tells(&Kind::GpuTemperature, 90_000, now) && seen.tells(&Kind::GpuTemperature, 90_000, now));
-    assert!(seen.tells(&Kind::GpuMemoryTotal, 80, now));
-    assert!(!seen.tells(&Kind::GpuMemoryTotal, 80, now), "an unchanged total was told at once");
-    assert!(seen.tells(&Kind::GpuMemoryTotal, 81, now) && !seen.tells(&Kind::GpuMemoryTotal, 81, now));
+    assert!(seen.is_due(&Kind::GpuTemperature, 90_000, now) && seen.is_due(&Kind::GpuTemperature, 90_000, now));
+    assert!(seen.is_due(&Kind::GpuMemoryTotal, 80, now));
+    assert!(!seen.is_due(&Kind::GpuMemoryTotal, 80, now), "an unchanged total was sent at once");
+    assert!(seen.is_due(&Kind::GpuMemoryTotal, 81, now) && !seen.is_due(&Kind::GpuMemoryTotal, 81, now));
     now += REPEAT_AFTER;
-    assert!(seen.tells(&Kind::GpuMemoryTotal, 81, now), "silence would read as a sensor that does not see");
+    assert!(seen.is_due(&Kind::GpuMemoryTotal, 81, now), "silence would read as a sensor that does not see");
 }

@@ -1,14 +1,14 @@
-//! From what the NVML sensor says to inputs of the core: signals of GPUs, blindness, and which run is on which GPU.
+//! From samples and events of the NVML sensor to inputs of the core: signals of GPUs, blindness, and which run is on which GPU.
 //!
 //! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
-//! it was ever seen: a run that let go of a GPU for a moment is still judged by it. What samples say waits until the sensor
-//! pauses, at the end of what came from the sampler at once: each message wakes the pipeline. All else is told at once, after it.
+//! it was ever seen: a run that let go of a GPU for a moment is still judged by it. What comes of samples waits until the sensor
+//! pauses, at the end of what came from the sampler at once: each message wakes the pipeline. All else is sent at once, after it.
 
 use super::{
     Message, Sender,
     attribution::Work,
     health,
-    whose::{self, Whose},
+    gpu_ownership::{self, GpuOwnership},
 };
 use crate::{
     config::Config,
@@ -45,7 +45,7 @@ pub(super) use slices::slice;
 /// about to see.
 const FIRST_WORD: Duration = Duration::from_secs(5);
 
-/// What a rule with `for` or the proof of a freeze waits for is told with every sample, changed or not.
+/// What a rule with `for` or the proof of a freeze waits for is sent with every sample, changed or not.
 const PROMPT: [Kind; 13] = [
     Kind::GpuUtilization,
     Kind::GpuMemoryUtilization,
@@ -75,7 +75,7 @@ impl Gpus {
         registry: &Arc<Registry>,
         pipeline: &Sender,
         node: &Arc<Mutex<NodeView>>,
-        whose: &Whose,
+        ownership: &GpuOwnership,
         known: BTreeMap<GpuId, Slot>,
     ) -> anyhow::Result<Gpus> {
         if !config.nvml.disabled {
@@ -87,18 +87,18 @@ impl Gpus {
             }
         }
         let (word, first) = mpsc::sync_channel(1);
-        let mut told = NvmlIngest::new(registry, pipeline, node, whose);
+        let mut ingest = NvmlIngest::new(registry, pipeline, node, ownership);
         if config.nvml.disabled {
-            told.see(Some("disabled by the configuration".into()), "");
+            ingest.see(Some("disabled by the configuration".into()), "");
             return Ok(Gpus(None));
         }
-        told.see(Some("NVML has not answered yet".into()), "");
+        ingest.see(Some("NVML has not answered yet".into()), "");
         // One that is missing, or not to be trusted, is looked for again: the node has no sight of GPUs until then.
         let library = config.nvml.library.clone();
         let nvml = NvmlConfig { every: config.every(), ..NvmlConfig::new(library, config.sample_interval()) };
         let sensor = NvmlSensor::spawn(nvml, move |event| {
-            told.take(event);
-            if told.sight != Sight::NotYet {
+            ingest.take(event);
+            if ingest.sight != Sight::NotYet {
                 let _only_the_first_is_waited_for = word.try_send(());
             }
         })?;
@@ -133,37 +133,37 @@ struct NvmlIngest {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
-    whose: Whose,
+    ownership: GpuOwnership,
     /// The library and its GPUs, in words.
     what: String,
     sight: Sight,
     gpus: BTreeMap<GpuId, GpuRepeatState>,
-    /// Inputs that the pipeline is told next.
+    /// Inputs that the pipeline gets next.
     waiting: Vec<Input>,
 }
 
-/// What is known of one GPU, and what of it was told to the core when.
+/// What is known of one GPU, and when the core was given each value.
 #[derive(Default)]
 struct GpuRepeatState {
     current: Current,
     failing: Failing,
-    told: Repeats<Kind>,
+    reported: Repeats<Kind>,
 }
 
 impl GpuRepeatState {
-    /// Whether the core is to be told the value now.
-    fn tells(&mut self, kind: &Kind, value: i64, now: Instant) -> bool {
-        PROMPT.contains(kind) || self.told.tells(kind, value, now)
+    /// Whether the core is to get the value now.
+    fn is_due(&mut self, kind: &Kind, value: i64, now: Instant) -> bool {
+        PROMPT.contains(kind) || self.reported.is_due(kind, value, now)
     }
 }
 
 impl NvmlIngest {
-    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, whose: &Whose) -> NvmlIngest {
+    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, ownership: &GpuOwnership) -> NvmlIngest {
         NvmlIngest {
             registry: registry.clone(),
             pipeline: pipeline.clone(),
             node: node.clone(),
-            whose: whose.clone(),
+            ownership: ownership.clone(),
             what: String::new(),
             sight: Sight::NotYet,
             gpus: BTreeMap::new(),
@@ -265,13 +265,13 @@ impl NvmlIngest {
         let _closed = self.pipeline.send(Message::Health(health::Message::Fact(fact)));
     }
 
-    fn tell(&mut self, input: Input) {
+    fn send(&mut self, input: Input) {
         self.waiting.push(input);
     }
 
     fn flush(&mut self) {
         if !self.waiting.is_empty() {
-            // The next round will say about as much.
+            // The next round will have about as much.
             let room = Vec::with_capacity(self.waiting.len());
             // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
             let _closed = self.pipeline.send(Message::Inputs(std::mem::replace(&mut self.waiting, room)));
@@ -280,7 +280,7 @@ impl NvmlIngest {
 
     fn gap(&mut self, gpu: Option<String>, what: String, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
-        self.tell(Input::Gap(Gap {
+        self.send(Input::Gap(Gap {
             seq: 0,
             at,
             source: Source::Nvml,
@@ -357,18 +357,18 @@ impl NvmlIngest {
         }
         for (kind, why) in unread {
             let (seq, at, source, gpu) = (0, MonoTime(sample.mono_ns), Source::Nvml, gpu.clone());
-            self.tell(Input::Unread(Unread { seq, at, source, gpu, kind, why }));
+            self.send(Input::Unread(Unread { seq, at, source, gpu, kind, why }));
         }
         let now = Instant::now();
         for (kind, value) in nvml::signals(sample) {
-            if seen.tells(&kind, value, now) {
+            if seen.is_due(&kind, value, now) {
                 self.signal(Subject::Gpu(gpu.clone()), MonoTime(sample.mono_ns), kind, Value::Integer(value));
             }
         }
         self.gpus.insert(gpu, seen);
     }
 
-    /// What a whole GPU's sample says: whose its work is, and what is shown of it.
+    /// A sample of a whole GPU: the runs that its work belongs to, and what is shown of it.
     fn of_whole(&mut self, gpu: &GpuId, seen: &GpuRepeatState, sample: &Sample) {
         let live = self.registry.live();
         let at = MonoTime(sample.mono_ns);
@@ -377,9 +377,9 @@ impl NvmlIngest {
         let mig = self.node().gpus.get(gpu).map(|view| view.info.mig_devices.clone()).unwrap_or_default();
         let mig: Vec<_> = mig.into_iter().map(|device| (self.busy(&device), device)).collect();
         let work = Work { at, utilization, energy };
-        let work = whose::GpuWork { source: Source::Nvml, gpu, work, mig: &mig };
+        let work = gpu_ownership::GpuWork { source: Source::Nvml, gpu, work, mig: &mig };
         // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
-        let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
+        let known = sample.processes.as_ref().map(|processes| self.ownership.take(work, processes, &live));
         let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));
         let runs = live.iter().filter(|r| r.status().gpus.contains(gpu)).map(|r| r.run.id).collect();
         {
@@ -397,11 +397,11 @@ impl NvmlIngest {
                 sensor.last_success_ns = clock::wall_ns();
             }
         }
-        inputs.into_iter().for_each(|input| self.tell(input));
+        inputs.into_iter().for_each(|input| self.send(input));
     }
 
     fn signal(&mut self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
-        self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value, repeats: 0 }));
+        self.send(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value, repeats: 0 }));
     }
 
     fn happened(&mut self, gpu: &str, mono_ns: u64, event: &Event) {

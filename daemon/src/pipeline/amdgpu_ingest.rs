@@ -1,4 +1,4 @@
-//! From what the amdgpu sensor says to inputs of the core and the view of the node.
+//! From samples of the amdgpu sensor to inputs of the core and the view of the node.
 //!
 //! Signals have the same kinds as NVIDIA's, so rules and health judge them by the same code. Processes are attributed
 //! to runs in the same way.
@@ -6,8 +6,8 @@
 use super::{
     Message, Sender,
     attribution::Work,
-    gpus::unread::{Change, Failing},
-    whose::{self, Whose},
+    nvml_ingest::unread::{Change, Failing},
+    gpu_ownership::{self, GpuOwnership},
 };
 use crate::{
     config::Config,
@@ -31,25 +31,25 @@ pub fn start(
     registry: &Arc<Registry>,
     pipeline: &Sender,
     node: &Arc<Mutex<NodeView>>,
-    whose: &Whose,
+    ownership: &GpuOwnership,
 ) -> std::io::Result<Option<Amdgpu>> {
     if config.amdgpu.disabled {
         return Ok(None);
     }
-    let (registry, pipeline, node, whose) = (registry.clone(), pipeline.clone(), node.clone(), whose.clone());
+    let (registry, pipeline, node, ownership) = (registry.clone(), pipeline.clone(), node.clone(), ownership.clone());
     let runs = registry.clone();
     // A run whose cgroup is gone has no process any more.
     let of_runs = move || runs.live().iter().flat_map(|run| run.cgroup.all_procs().unwrap_or_default()).collect();
-    let mut told = AmdgpuIngest { registry, pipeline, node, whose, failing: BTreeMap::new() };
+    let mut ingest = AmdgpuIngest { registry, pipeline, node, ownership, failing: BTreeMap::new() };
     let (sysfs, proc) = (config.amdgpu.sysfs.clone(), ProcFs::default());
-    Amdgpu::spawn(sysfs, proc, config.sample_interval(), of_runs, move |event| told.take(event)).map(Some)
+    Amdgpu::spawn(sysfs, proc, config.sample_interval(), of_runs, move |event| ingest.take(event)).map(Some)
 }
 
 struct AmdgpuIngest {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
-    whose: Whose,
+    ownership: GpuOwnership,
     /// What cannot be read of each GPU.
     failing: BTreeMap<GpuId, Failing>,
 }
@@ -68,7 +68,7 @@ impl AmdgpuIngest {
 
     fn cards(&self, cards: &[Card]) {
         let mut node = self.node();
-        // A node without AMD GPUs has nothing to say of them.
+        // A node without AMD GPUs has nothing to report of them.
         if !cards.is_empty() {
             let detail = format!("{} AMD GPU(s)", cards.len());
             let view = SensorView { blind: None, detail, last_success_ns: clock::wall_ns() };
@@ -91,8 +91,8 @@ impl AmdgpuIngest {
         let live = self.registry.live();
         let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
         let seen =
-            whose::GpuWork { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
-        let (processes, mut inputs) = self.whose.take(seen, &sample.processes, &live);
+            gpu_ownership::GpuWork { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
+        let (processes, mut inputs) = self.ownership.take(seen, &sample.processes, &live);
         let runs = live.iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
         {
             let mut node = self.node();
@@ -155,8 +155,8 @@ mod tests {
         let (pipeline, queue) = queue::channel(8);
         let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
         let (registry, node) = (Arc::new(registry), Arc::<Mutex<NodeView>>::default());
-        let whose = Whose::new(&registry, ProcFs::default());
-        let mut told = AmdgpuIngest { registry, pipeline, node: node.clone(), whose, failing: BTreeMap::new() };
+        let ownership = GpuOwnership::new(&registry, ProcFs::default());
+        let mut ingest = AmdgpuIngest { registry, pipeline, node: node.clone(), ownership, failing: BTreeMap::new() };
         let gpu = GpuId("amdgpu-1".into());
         node.lock().unwrap().gpus.insert(gpu.clone(), GpuView::new(gpu.clone()));
         let kind = ProcessKind::Compute;
@@ -164,7 +164,7 @@ mod tests {
         let process = GpuProcess { pid: 7, memory: Some(9), kind, gpu_instance, compute_instance, sm: Some(40) };
         let readings = [(Kind::GpuUtilization, 50_000), (Kind::GpuProcesses, 1)];
         let sample = Sample { readings: readings.clone().into(), processes: vec![process], ..Sample::default() };
-        told.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(5), sample });
+        ingest.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(5), sample });
         let shown = node.lock().unwrap().gpus[&gpu].processes.clone();
         assert_eq!(
             shown.iter().map(|it| (it.pid, it.memory, it.run, it.sm)).collect::<Vec<_>>(),
@@ -183,7 +183,7 @@ mod tests {
             let mut readings = BTreeMap::from(readings.clone());
             readings.extend((!fails).then_some((Kind::GpuTemperature, 60_000)));
             let sample = Sample { readings, failing, ..Sample::default() };
-            told.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(second * 1_000_000_000), sample });
+            ingest.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(second * 1_000_000_000), sample });
             let Ok(Message::Inputs(inputs)) = queue.try_recv() else { panic!("no inputs") };
             inputs.into_iter().find_map(|input| match input {
                 Input::Unread(unread) => Some((unread.source, unread.kind, unread.why.is_some())),

@@ -1,7 +1,7 @@
-//! Signals of one GPU that cannot be read: since when, and what of that the core is to be told.
+//! Signals of one GPU that cannot be read: since when, and what of that the core gets.
 //!
 //! Pure. One failure is none: a call may fail once. A signal that has failed at least twice, for [`KEEPS_FAILING`], is unread,
-//! which is told again now and then, since a run may have come to the GPU meanwhile, and once more when it is read again.
+//! which is sent again now and then, since a run may have come to the GPU meanwhile, and once more when it is read again.
 
 use crate::sensors::{
     nvml::{Current, Sample},
@@ -23,20 +23,20 @@ struct Failed {
     why: String,
     /// It had a value before.
     was_read: bool,
-    told: Option<MonoTime>,
+    reported: Option<MonoTime>,
 }
 
 /// A signal that is unread, with the reason; without one it is read again.
 pub(in crate::pipeline) type Change = (Kind, Option<String>);
 
 impl Failing {
-    /// Takes a sample of NVML, before `current` does; what is to be told.
+    /// Takes a sample of NVML, before `current` does; what is to be sent.
     pub(super) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
-        // Where nothing at all is read, the GPU is blind as a whole, which is told by itself; not so of a MIG device.
+        // Where nothing at all is read, the GPU is blind as a whole, which is reported by itself; not so of a MIG device.
         if sample.readings.is_empty() && !GpuId(sample.gpu.clone()).is_mig() {
             return Vec::new();
         }
-        // XIDs are no signal with a value; the kernel's log tells them too.
+        // XIDs are no signal with a value; the kernel's log has them too.
         let failing = sample.failing.iter().filter_map(|(name, why)| Some((Kind::parse(name)?, why.as_str())));
         let was_read = |kind: &Kind| current.values.contains_key(kind);
         let answered = |kind: &Kind| {
@@ -56,7 +56,7 @@ impl Failing {
     ) -> Vec<Change> {
         for (kind, why) in failing {
             let was_read = was_read(&kind);
-            let new = || Failed { since: at, times: 0, why: String::new(), was_read, told: None };
+            let new = || Failed { since: at, times: 0, why: String::new(), was_read, reported: None };
             let failed = self.0.entry(kind).or_insert_with(new);
             failed.times = failed.times.saturating_add(1);
             why.clone_into(&mut failed.why);
@@ -64,16 +64,16 @@ impl Failing {
         let mut out = Vec::new();
         self.0.retain(|kind, failed| {
             let over = answered(kind);
-            if over && failed.told.is_some() {
+            if over && failed.reported.is_some() {
                 out.push((kind.clone(), None));
             }
             !over
         });
         let repeat = Span(u64::try_from(REPEAT_AFTER.as_nanos()).unwrap_or(u64::MAX));
         for (kind, failed) in &mut self.0 {
-            let due = failed.told.is_none_or(|told| at.since(told) >= repeat);
+            let due = failed.reported.is_none_or(|last| at.since(last) >= repeat);
             if failed.times > 1 && at.since(failed.since) >= KEEPS_FAILING && due {
-                failed.told = Some(at);
+                failed.reported = Some(at);
                 out.push((kind.clone(), Some(failed.why.clone())));
             }
         }
@@ -82,7 +82,7 @@ impl Failing {
 
     /// What no rule can watch now: what keeps failing, and what was never read.
     pub(super) fn unwatched(&self) -> BTreeMap<Kind, String> {
-        let unwatched = self.0.iter().filter(|(_, failed)| failed.told.is_some() || !failed.was_read);
+        let unwatched = self.0.iter().filter(|(_, failed)| failed.reported.is_some() || !failed.was_read);
         unwatched.map(|(kind, failed)| (kind.clone(), failed.why.clone())).collect()
     }
 }
@@ -107,16 +107,16 @@ mod tests {
         let (mut failing, mut current) = (Failing::default(), Current::default());
         let mut at = |s, reads| {
             let sample = sample(s, reads);
-            let told = failing.take(&current, &sample);
+            let inputs = failing.take(&current, &sample);
             current.take(&sample);
-            (told, failing.unwatched().len())
+            (inputs, failing.unwatched().len())
         };
         assert_eq!(at(0, true), (vec![], 0));
         assert_eq!(at(1, false), (vec![], 0), "a call may fail once");
         assert_eq!(at(10, false), (vec![], 0), "not for long enough");
         let unread = (Kind::GpuTemperature, Some("unknown".to_owned()));
         assert_eq!(at(11, false), (vec![unread.clone()], 1));
-        assert_eq!(at(12, false), (vec![], 1), "told once");
+        assert_eq!(at(12, false), (vec![], 1), "reported once");
         assert_eq!(at(15, false), (vec![unread], 1), "and again for runs that came later");
         assert_eq!(at(16, true), (vec![(Kind::GpuTemperature, None)], 0));
         assert_eq!(at(17, true), (vec![], 0));
@@ -124,13 +124,13 @@ mod tests {
 
     #[test]
     fn of_a_gpu_of_which_nothing_is_read_blindness_is_reported_and_of_a_mig_device_what_it_lacks() {
-        let told = |gpu: &str| {
+        let reported = |gpu: &str| {
             let mut failing = Failing::default();
             let silent = |s| Sample { gpu: gpu.into(), readings: Vec::new(), ..sample(s, false) };
             failing.take(&Current::default(), &silent(0));
             failing.take(&Current::default(), &silent(11)).len()
         };
-        assert_eq!((told("GPU-1"), told("MIG-1")), (0, 1));
+        assert_eq!((reported("GPU-1"), reported("MIG-1")), (0, 1));
     }
 
     #[test]
