@@ -7,19 +7,19 @@ use failsafe_core::{
     input::Run,
     policy::{PolicyDigest, parse::parse},
 };
-use std::time::{Duration, Instant};
+use std::{convert::Infallible, time::Duration};
 
 #[path = "../tpm/tests/swtpm/node.rs"]
 #[expect(dead_code, reason = "tests of failsafe-tpm use the rest")]
 pub mod swtpm;
 
+#[path = "../../tests/patience.rs"]
+mod patience;
+
 /// Waits until it `holds`, 20 seconds at most.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited 20 s in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let found = patience::poll(Duration::from_secs(20), || Ok::<_, Infallible>(holds().then_some(())));
+    assert!(found.is_ok_and(|found| found.is_some()), "waited 20 s in vain until {what}");
 }
 
 /// A run with this id, of this user, pinned to this policy.

@@ -100,6 +100,7 @@ mod tests {
             })
         };
         heart_of.thread().unpark();
+        // Nothing announces a beat that does not come: it has looked at the start, and once more after it was woken.
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(beats.load(Ordering::Relaxed), 0, "the thread hangs");
         pulse.beat();

@@ -84,6 +84,7 @@ fn a_tpm_that_hangs_does_not_delay_the_stop_of_the_daemon() {
     let (why, ended) = waiting.join().unwrap();
     assert!(why.contains("before the daemon stopped"), "{why}");
     assert!(ended - closed < ANSWER, "it waited for {:?}", ended - closed);
+    // The time in which the last requests are still answered has to pass.
     thread::sleep(LAST.saturating_sub(closed.elapsed()));
     assert!(failed(node.read()).contains("the daemon stops"));
 }

@@ -5,6 +5,7 @@
 #[path = "../../../tests/patience.rs"]
 mod patience_of;
 
+use std::convert::Infallible;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +24,7 @@ use failsafe_matchers::watch::Watch;
 use failsafed::guard::{Config, Ebpf, Error, Holder, RunAttachment, RunSpec};
 use failsafed::sensors::ebpf::{Event, EventReader, LOOKS_EVERY, RunCounters};
 use nix::sys::eventfd::EventFd;
-use patience_of::patience;
+use patience_of::{patience, poll};
 
 /// No bound on the network.
 pub const OPEN_NET: &EgressPolicy = &EgressPolicy { mode: EgressMode::Off, rules: Vec::new(), judge_replies: false };
@@ -66,11 +67,8 @@ struct Pump {
 }
 
 pub fn soon(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience(PATIENCE);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let found = poll(PATIENCE, || Ok::<_, Infallible>(holds().then_some(())));
+    assert!(found.is_ok_and(|found| found.is_some()), "{what} did not come");
 }
 
 pub fn ready(name: &str) -> Option<Bench> {

@@ -3,18 +3,14 @@
 #[path = "../../../tests/patience.rs"]
 pub mod patience_of;
 
-use anyhow::{Result, ensure};
-use std::time::{Duration, Instant};
+use anyhow::{Context, Result};
+use std::time::Duration;
 
 /// Waits until it `holds`, 20 seconds at most on a processor that is not emulated.
 ///
 /// # Errors
 /// It does not in time, or it fails.
 pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + patience_of::patience(Duration::from_secs(20));
-    while !holds()? {
-        ensure!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
+    let found = patience_of::poll(Duration::from_secs(20), || Ok::<_, anyhow::Error>(holds()?.then_some(())))?;
+    found.with_context(|| format!("waited in vain until {what}"))
 }

@@ -52,7 +52,7 @@ pub use run::{Launch, Started};
 pub use said::Said;
 pub use skip::skip;
 pub use slurm::{Slurm, slurm_is_missing};
-pub use wait::{PATIENCE, soon, wait_for, wait_for_some};
+pub use wait::{PATIENCE, soon, wait_for, wait_for_answer, wait_for_some};
 
 /// The unprivileged user that the tests act as beside root.
 pub const NOBODY: u32 = 65_534;

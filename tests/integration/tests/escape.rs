@@ -137,6 +137,7 @@ fn a_strangers_thaw_is_undone_within_a_second_and_recorded() -> Result<()> {
         let decisions = node.run("held")?["decisions"].as_u64().context("decisions")?;
         // A thaw by who may is nobody's intrusion.
         node.ctl(["thaw", "held", "--reason", "enough"])?.expect(0)?;
+        // Nothing announces that the guard leaves it alone: it has the time in which it undid the thaws above.
         std::thread::sleep(std::time::Duration::from_millis(300));
         ensure!(!frozen(run.cgroup())?, "an operator's thaw was undone");
         ensure!(node.run("held")?["decisions"] == decisions + 1, "{}", node.run("held")?);
@@ -202,6 +203,7 @@ fn a_run_whose_cgroup_vanishes_while_it_is_frozen_ends_and_nothing_hangs() -> Re
                 node.ctl(["register", "-p", &policy, "-n", &name, "--cgroup", &path])?.expect(0)?;
                 let mut ctl = node.ctl_command(["freeze", &name, "--reason", "now", "-o", "json"]);
                 let asked = ctl.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+                // The cgroup goes at another moment of the freeze in each round.
                 std::thread::sleep(std::time::Duration::from_millis(round * 2));
                 fs::write(own.path().join("cgroup.kill"), "1")?;
                 child.wait()?;

@@ -173,6 +173,7 @@ fn a_request_of_a_process_that_ended_moves_nobody_who_has_its_number() -> Result
             }
             let before: Vec<String> = others.iter().map(|other| cgroup_of(other.id())).collect::<Result<_>>()?;
             signal(node, Signal::SIGCONT)?;
+            // Nothing announces a move that does not happen: all of this time is looked at.
             let until = Instant::now() + Duration::from_secs(2);
             while Instant::now() < until {
                 for (other, before) in others.iter().zip(&before) {
@@ -258,6 +259,7 @@ fn a_start_that_its_caller_gives_up_leaves_no_run() -> Result<()> {
                 }
             } else {
                 caller.tell(&command)?;
+                // The caller dies at another moment of the request in each round.
                 std::thread::sleep(Duration::from_micros(u64::from(round) * 300));
             }
             caller.kill()?;

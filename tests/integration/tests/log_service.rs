@@ -3,8 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use failsafe_proto::{ErrorReason, v1};
 use failsafe_tlog::{Checkpoint, Keys, VerifierKey, leaf_hash, proof::verify_consistency, proof::verify_inclusion};
-use integration::{Caller, Launch, NOBODY, Node, on_node, with_channel};
-use std::time::Duration;
+use integration::{Caller, Launch, NOBODY, Node, on_node, wait_for_answer, with_channel};
 use tonic::{Code, transport::Channel};
 use v1::log_service_client::LogServiceClient;
 
@@ -20,15 +19,15 @@ fn on_channel<F: Future<Output = Result<()>>>(
 
 /// The latest checkpoint, when it covers `entries`.
 async fn checkpoint(client: &mut LogServiceClient<Channel>, entries: u64) -> Result<v1::GetCheckpointResponse> {
-    loop {
+    wait_for_answer("a checkpoint covers the entries", async || {
         match client.get_checkpoint(v1::GetCheckpointRequest {}).await {
-            Ok(found) if found.get_ref().entries >= entries => return Ok(found.into_inner()),
-            Ok(_) => {}
-            Err(status) if status.code() == Code::NotFound => {}
-            Err(status) => return Err(status.into()),
+            Ok(found) if found.get_ref().entries >= entries => Ok(Some(found.into_inner())),
+            Ok(_) => Ok(None),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(status.into()),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await
 }
 
 fn hashes(hashes: &[Vec<u8>]) -> Result<Vec<[u8; 32]>> {

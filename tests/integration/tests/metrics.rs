@@ -49,6 +49,7 @@ fn a_diverging_loss_freezes_the_trainer_and_it_goes_on_when_it_is_put_right() ->
         node.wait_for_event("the proof", |e| e["body"]["action"] == "freeze" && e["body"]["verdict"] == "proved")?;
         let page = node.ctl(["explain", "trainer"])?.expect(0)?.out;
         ensure!(page.contains("above 50 the weights are lost") && page.contains("metric.loss"), "{page}");
+        // Several steps long: a frozen run does none.
         std::thread::sleep(std::time::Duration::from_millis(50));
         ensure!(run.output().lines().count() <= steps + 1, "it trains on while frozen");
         node.ctl(["thaw", "trainer", "--reason", "learning rate will be lowered"])?.expect(0)?;

@@ -123,6 +123,7 @@ fn a_command_cut_by_the_daemons_death_ends_in_a_state_that_is_known() -> Result<
             }
             let mut ctl = node.ctl_command([command, &name.as_str(), &"--reason", &"cut"]);
             let mut asked = ctl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            // The daemon dies at another moment of the command in each round.
             std::thread::sleep(Duration::from_micros(2_000 + 3_500 * u64::try_from(i)?));
             node.kill9()?;
             asked.wait()?;
@@ -184,6 +185,7 @@ fn a_daemon_that_dies_again_and_again_while_starting_loses_neither_runs_nor_bloc
         node.kill9()?;
         for i in 0..10 {
             node.spawn()?;
+            // ... and here at another moment of its start.
             std::thread::sleep(Duration::from_millis(i * 25));
             node.kill9()?;
             ensure!(frozen(held.cgroup())?, "thawed at death {i}");

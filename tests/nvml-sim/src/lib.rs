@@ -29,6 +29,9 @@ mod exports;
 mod faults;
 mod library;
 mod model;
+#[cfg(test)]
+#[path = "../../patience.rs"]
+mod patience;
 mod scenario;
 
 pub use abi::{Layout, layouts};

@@ -2,10 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn output(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output().unwrap();
@@ -14,12 +15,12 @@ fn output(program: &str, args: &[&str]) -> String {
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let found = patience::poll(Duration::from_secs(20), || Ok::<_, Infallible>(holds().then_some(())));
+    assert!(found.is_ok_and(|found| found.is_some()), "{what} did not come");
 }
+
+#[path = "../../patience.rs"]
+mod patience;
 
 const TRAINER: &str = env!("CARGO_BIN_EXE_trainer");
 
@@ -94,6 +95,7 @@ fn spinners_count_in_the_file_and_end_with_their_parent() {
     first.wait().unwrap();
     wait_until("the end of the other spinners", || {
         let before = read();
+        // A spinner counts thousands in this time.
         std::thread::sleep(Duration::from_millis(200));
         before == read()
     });

@@ -41,6 +41,7 @@ pub fn compile(judge: &mut dyn Judge) -> Result<()> {
             compiling.arg(&policy).args(["--", "sleep", "1"]).stdin(Stdio::null());
             let mut compiling = compiling.stdout(Stdio::null()).stderr(fs::File::create(&messages)?).spawn()?;
             let began = Instant::now();
+            // Into the compilation; whether it was still under way is looked at below, and counts only then.
             std::thread::sleep(Duration::from_millis(150));
             let more = strike(node);
             // Whether the policy fits into the kernel's tables is known only after it was compiled; here it is too large.

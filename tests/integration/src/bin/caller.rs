@@ -66,7 +66,8 @@ impl Client {
                 match tokio::time::timeout(after, self.request(rest)).await {
                     Ok(answer) => answer,
                     Err(_) => {
-                        // Has the cancelled request go out.
+                        // Time for the connection's task to send the cancellation. The daemon has to cope with a caller
+                        // that is killed before it does, too.
                         tokio::time::sleep(Duration::from_millis(1)).await;
                         Ok("abandoned".into())
                     }

@@ -89,9 +89,10 @@ mod skip;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patience::poll;
+    use std::convert::Infallible;
     use std::process::{Child, Command, Stdio};
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     /// Kills and reaps on drop, so that a failing test leaves nothing.
     struct Killed(Child);
@@ -147,14 +148,7 @@ mod tests {
 
     /// Whether it comes true within 10 s.
     fn soon(mut holds: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !holds() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        true
+        poll(Duration::from_secs(10), || Ok::<_, Infallible>(holds().then_some(()))).is_ok_and(|held| held.is_some())
     }
 
     fn await_runs(pid: u32, expected: bool) {

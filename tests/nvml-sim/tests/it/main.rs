@@ -5,6 +5,8 @@
 mod clients;
 mod header;
 mod models;
+#[path = "../../../patience.rs"]
+mod patience;
 mod scenarios;
 mod sim;
 #[path = "../../../skip.rs"]

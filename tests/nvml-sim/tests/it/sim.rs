@@ -1,11 +1,13 @@
 //! A scenario of a test's own, time it steps by itself, and NVML loaded on them.
 
+use super::patience::poll;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A folder with a scenario and a clock; both go when it is dropped.
@@ -52,13 +54,10 @@ impl Sim {
     /// Waits until a hung call has come back. One that does not is let go by taking the
     /// faults away, so that the test fails and does not hang with it.
     pub fn await_return<T>(&self, call: &ScopedJoinHandle<'_, T>) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !call.is_finished() {
-            if Instant::now() > deadline {
-                self.rewrite("[[gpu]]\nmodel = \"H100\"\n");
-                panic!("the call did not come back");
-            }
-            thread::sleep(Duration::from_millis(1));
+        let back = poll(Duration::from_secs(10), || Ok::<_, Infallible>(call.is_finished().then_some(())));
+        if back.is_ok_and(|back| back.is_none()) {
+            self.rewrite("[[gpu]]\nmodel = \"H100\"\n");
+            panic!("the call did not come back");
         }
     }
 

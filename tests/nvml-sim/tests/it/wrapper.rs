@@ -239,6 +239,7 @@ fn a_hang_blocks_its_call_until_the_window_ends_and_no_other() {
         for _ in 0..50 {
             assert!(second.power_usage().is_ok() && temperature(&first).is_ok());
         }
+        // Nothing announces a call that does not return.
         thread::sleep(Duration::from_millis(30));
         assert!(!hung.is_finished(), "still inside the call");
         sim.at(5.0);
