@@ -48,7 +48,7 @@ use watch::{EVENTS, watch};
 /// How long a stop waits until runs that have ended are tidied up after.
 const LAST_ENDS: Duration = Duration::from_secs(3);
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is asked to stop.
 ///
 /// # Errors
 /// What keeps it from starting, or the critical part that ended.

@@ -29,7 +29,7 @@ use std::path::Path;
 /// Characters of a policy's text that a cell of a table shows at most.
 const CELL: usize = 160;
 
-/// What the node says.
+/// What the node answers.
 #[derive(Debug)]
 enum Node {
     /// It was not asked.
@@ -136,7 +136,7 @@ fn worth_page(worth: &[pb::RuleAssurance]) -> String {
 fn page(policy: &Policy, node: &Node) -> String {
     let mode = |mode| if mode == Mode::Observe { "observe" } else { "enforce" };
     let rules = policy.rules.iter().map(|r| {
-        // An effect says more than the mode, which it implies.
+        // An effect is more than the mode, which it implies.
         let mode = if r.effect == Effect::Observe { mode(r.mode) } else { r.effect.name() };
         [r.id.clone(), mode.to_owned(), short(&r.when.to_string()), decision::actions(&r.actions), short(&r.owner)]
     });

@@ -55,7 +55,7 @@ pub fn upkeep(what: Upkeep) -> &'static str {
     }
 }
 
-/// A value with whom it speaks of.
+/// A value with its subject.
 pub fn seen(seen: &Observation) -> String {
     let value = seen.show();
     match (&seen.subject, seen.event()) {

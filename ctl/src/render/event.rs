@@ -35,7 +35,7 @@ pub fn line(entry: &Logged, names: &Names, zone: &TimeZone, paint: Paint) -> Str
     format!("{}  {:>5}  {:<9} {:<16} {what}\n", paint.dim(&when), entry.index, entry.kind, clean(&run))
 }
 
-/// What the entry says, in one line.
+/// The entry in one line.
 pub fn summary(entry: &Logged) -> String {
     match &entry.body {
         Body::Known(record) => record::record_summary(record),

@@ -1,4 +1,4 @@
-//! The page of an incident. One screen says what happened, why, how it stands and what to do next; the full page adds the
+//! The page of an incident. One screen shows what happened, why, the state and what to do next; the full page adds the
 //! timeline, the proofs, the evidence and what was not reached.
 
 mod evidence;
@@ -160,7 +160,7 @@ impl Page<'_> {
         if left_out > 0 {
             let _ = writeln!(out, "  {} in between (--full shows them)", count(left_out, "decision", "decisions"));
         }
-        // The last ones say how it stands.
+        // The last ones show the state.
         out.extend(later[left_out..].iter().map(line));
         out
     }

@@ -39,11 +39,11 @@ pub enum Record {
         version: String,
         /// The kernel's release.
         kernel: String,
-        /// Sensors that are blind from the start, with the reason, and what was found amiss with the log. What NVML says
-        /// comes later, as [`Record::Nvml`]: the runs are watched again before it is waited for.
+        /// Sensors that are blind from the start, with the reason, and what was found amiss with the log. What NVML
+        /// reports comes later, as [`Record::Nvml`]: the runs are watched again before it is waited for.
         blind: Vec<String>,
     },
-    /// NVML's first word after the daemon's start.
+    /// NVML's first answer after the daemon's start.
     Nvml {
         /// Driver and library, `simulated (...)` where it is a stand-in; none while it is blind.
         seen: Option<String>,
@@ -81,8 +81,8 @@ pub enum Record {
         run: Run,
         /// Name and version of its policy.
         policy_name: String,
-        /// Rules and sections whose refusals this kernel does not keep, each with the hook that is missing. The policy says that
-        /// it may start all the same.
+        /// Rules and sections that this kernel does not enforce, each with the hook that is missing. The policy allows the start
+        /// all the same.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         broken: Vec<String>,
         /// What spoke against its GPUs or the node when it was started for repair; empty for every other run.
@@ -303,7 +303,7 @@ pub enum Record {
         why: String,
         /// Absent before the tool is called; then whether it did it.
         done: Option<bool>,
-        /// What it said.
+        /// Its output.
         detail: String,
     },
     /// Statements are signed by a new key from here on.

@@ -70,7 +70,7 @@ pub struct Pass {
 #[derive(Debug)]
 struct Candidate {
     id: RunId,
-    /// The cgroup that earlier daemons' programs bound, where a record or the cgroup's name says that it is this run's.
+    /// The cgroup that earlier daemons' programs bound, where it is this run's by a record or by the cgroup's name.
     root: Option<u64>,
     /// Its path, where no record has it.
     path: Option<PathBuf>,

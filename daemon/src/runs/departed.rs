@@ -91,7 +91,7 @@ impl Departed {
         let found = [Some(why.to_owned()), told].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let unwatched = Unwatched { last_seen_ns: seen, noticed_ns: wall, found };
         let mut gaps = match &outage {
-            Some(outage) => outage::gaps(outage, run.id, (past.lost_told, before.watches), now),
+            Some(outage) => outage::gaps(outage, run.id, (past.lost_recorded, before.watches), now),
             None if before.rebooted => vec![outage::lost_in_a_boot(run.id, now)],
             None if before.sees && guarded.is_none() => vec![outage::not_known(run.id, now)],
             None => Vec::new(),

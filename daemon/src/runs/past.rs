@@ -58,7 +58,7 @@ pub struct Past {
     /// Actions that were decided and whose outcome is not on record.
     pub open: Vec<(Decision, Action)>,
     /// Lost events that are on record.
-    pub lost_told: u64,
+    pub lost_recorded: u64,
     /// The numbers of its manifests; of each the first, as the engine takes them.
     pub manifest: BTreeMap<String, Real>,
     /// It was last recorded as guarded, not judged: commands are carried out without a decision.
@@ -245,7 +245,9 @@ impl Past {
         match record {
             Record::Decision { decision, .. } => self.decided(decision),
             Record::Outcome(outcome) => self.came_out(&outcome),
-            Record::Gap(gap) if gap.source == Source::Ebpf => self.lost_told = self.lost_told.saturating_add(gap.lost),
+            Record::Gap(gap) if gap.source == Source::Ebpf => {
+                self.lost_recorded = self.lost_recorded.saturating_add(gap.lost)
+            }
             Record::Gap(gap) if gap.source == Source::Guard => {
                 self.guarded |= gap.blind && gap.what.starts_with(GUARDED);
             }

@@ -56,7 +56,7 @@ impl Base {
         // Outside the state folder: whoever swaps that one does not reach this. It lives as long as the boot.
         let second_head = config.socket.with_file_name(format!("audit-head-{}.json", instance::name(state_dir)));
         if let Some(folder) = second_head.parent() {
-            let _told_with_the_head = std::fs::create_dir_all(folder);
+            let _reported_with_the_head = std::fs::create_dir_all(folder);
         }
         let vouch = Some(config.audit_log.vouch(&keys));
         let (log_owner, findings) = LogOwner::open(state_dir, &second_head, &boot_id, config.audit_log.bounds(), vouch)

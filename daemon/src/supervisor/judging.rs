@@ -58,7 +58,7 @@ impl Judging {
         let (pipeline, queue) = pipeline::queue::channel(pipeline::QUEUE);
         let lane = Lane::new(pipeline.clone());
         let reports = lane.clone();
-        let interpreter = Interpreter::spawn(registry.clone(), config, Arc::new(move |told| reports.report(told)))?;
+        let interpreter = Interpreter::spawn(registry.clone(), config, Arc::new(move |report| reports.report(report)))?;
         let recordings = Recordings::spawn(&log, config.recordings.per_user_mib << 20)?;
         let flusher = recordings.flusher();
         let (shadows, feed) = Shadows::spawn(&log, &config.state_dir)?;

@@ -267,7 +267,7 @@ fn gap_text(gap: &Gap) -> String {
         (None, None) => String::new(),
     };
     let lost = if gap.lost > 0 { format!(", {} events lost", gap.lost) } else { String::new() };
-    // One that is not blind says by itself what was lost, or that the sensor has data again.
+    // The text of one that is not blind has what was lost, or that the sensor has data again.
     let state = if gap.blind { " is blind" } else { "" };
     format!("sensor {}{state}{whom}: {}{lost}", gap.source, gap.what)
 }

@@ -1,4 +1,5 @@
-//! What the page of an incident says beside the containment: cordons, calls that this kernel could not deny, and thaws that do not last.
+//! Notes on the page of an incident beside the containment: cordons, calls that this kernel could not deny, and thaws that do not
+//! last.
 
 use super::sentences::past;
 use crate::{

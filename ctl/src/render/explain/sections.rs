@@ -115,7 +115,7 @@ pub(super) fn timeline(incident: &Incident<'_>, zone: &TimeZone) -> String {
         };
         rows.push((wall(at), text));
     }
-    // Outcomes are written when they come in; what they tell of was earlier.
+    // Outcomes are written when they come in; what they report was earlier.
     rows.sort_by_key(|(wall, _)| *wall);
     let line = |(wall, text): &(i128, String)| {
         format!("  {}  {:>12}  {text}\n", time::exact(*wall, zone), time::delta(wall - zero_wall))

@@ -188,8 +188,8 @@ impl RunState {
         self.gpus.contains(gpu) || self.mig.values().any(|given| given.contains(&gpu.0))
     }
 
-    /// Whether a signal of a GPU says something of the run. One that was given MIG devices is judged by what these tell of
-    /// themselves, not by what the whole GPU tells of the same.
+    /// Whether the run is judged by a signal of a GPU. One that was given MIG devices is judged by their signals, not by the same
+    /// signals of the whole GPU.
     pub(super) fn is_judged_by(&self, gpu: &GpuId, kind: &Kind) -> bool {
         self.has_gpu(gpu) && !(kind.is_of_slices() && self.mig.contains_key(gpu))
     }

@@ -18,7 +18,7 @@ pub struct FoundGpu {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GpuBy {
-    /// A process of the run uses it, as the driver says.
+    /// A process of the run uses it, as the driver reports.
     Process,
     /// A process of the run has its device file open.
     Open,

@@ -33,7 +33,7 @@ impl Registry {
     ) -> Result<Adopted, (String, bool)> {
         let now = MonoTime(clock::monotonic_ns());
         let Known { mut run, part, .. } = known;
-        // By the cgroup that was found: what a record says of it may have been changed.
+        // By the cgroup that was found: a record may have been changed.
         let made = made_for(cgroup.path()) == Some(run.id);
         let past = match &candidate.before {
             Some(before) => before.past().clone(),
@@ -76,12 +76,12 @@ impl Registry {
         found.extend(outage.as_ref().and_then(|outage| outage::found(outage, now)));
         let last_look = outage.as_ref().and_then(|outage| outage.since_ns);
         let frozen_until_ns = (thawed && past.frozen.is_frozen()).then(|| last_look.unwrap_or_default());
-        if outage.as_ref().is_none_or(|outage| outage.lost < past.lost_told) {
-            self.kernel.count_lost(live.slot, past.lost_told);
+        if outage.as_ref().is_none_or(|outage| outage.lost < past.lost_recorded) {
+            self.kernel.count_lost(live.slot, past.lost_recorded);
         }
-        let told = (past.lost_told, self.kernel.watches_calls(live.slot));
+        let recorded = (past.lost_recorded, self.kernel.watches_calls(live.slot));
         let mut gaps = match &outage {
-            Some(outage) => outage::gaps(outage, run_id, told, now),
+            Some(outage) => outage::gaps(outage, run_id, recorded, now),
             None if self.kernel.blind().is_none() => vec![outage::unguarded(run_id, now)],
             None => Vec::new(),
         };
@@ -95,7 +95,7 @@ impl Registry {
         }
         {
             let mut status = live.status();
-            // The guard looks at once, and tells of a foreign thaw.
+            // The guard looks at once, and reports a foreign thaw.
             status.frozen = past.frozen;
             if let Some(until) = frozen_until_ns {
                 status.frozen.was_thawed(until, now.0);

@@ -24,7 +24,7 @@ description = "nothing leaves"
 allow = [{ cidr = "192.0.2.1/32", ports = [1], protocol = "tcp" }]
 "#;
 
-/// A process that waits, enters a cgroup when it is told its path, and then connects to a forbidden place until it is refused.
+/// A process that waits for the path of a cgroup, enters it, and then connects to a forbidden place until it is refused.
 struct First(Child);
 
 impl First {
@@ -65,7 +65,7 @@ fn answer(node: &Node, cgroup: &Path) -> Result<String> {
 #[test]
 fn the_first_connect_in_a_new_step_is_refused_and_judged_before_the_step_is_registered() -> Result<()> {
     let site = Site::new()?;
-    // Nobody is frozen: the process has to say what it was answered.
+    // Nobody is frozen: the process has to report the answer that it got.
     site.policy("quiet", &CLOSED.replace("\"closed\"", "\"quiet\"").replace("\"freeze\", ", ""))?;
     on_node("disc-made", &site.settings("", SLURM_QUIET), |node| {
         site.make("system.slice/slurmstepd.scope")?;

@@ -2,20 +2,19 @@
 
 use crate::site::{SLURM, Site, in_cgroup, run_of};
 use anyhow::{Result, ensure};
-use integration::{NOBODY, Node, frozen, on_node, program, wait_for};
+use integration::{NOBODY, frozen, on_node, program, wait_for};
 use std::{fs, path::Path, process::Child};
 
 /// A process of a cgroup that tries a forbidden connect again and again, and writes what came of it.
-fn trying(node: &Node, cgroup: &Path, out: &Path) -> Result<Child> {
+fn trying(cgroup: &Path, out: &Path) -> Result<Child> {
     let sender = program("sender")?.display().to_string();
     let once = format!("{sender} --to 127.77.0.9:9 --how tcp --count 1 2>&1");
-    let _node = node;
     in_cgroup(cgroup, NOBODY, &format!("sh -c 'while true; do {once}; sleep 0.2; done' > {}", out.display()))
 }
 
-fn said(out: &Path, what: &str) -> Result<()> {
+fn wait_for_output(out: &Path, what: &str) -> Result<()> {
     let before = fs::read_to_string(out)?.len();
-    wait_for(&format!("it says {what}"), || {
+    wait_for(&format!("its output has {what}"), || {
         Ok(fs::read_to_string(out)?.get(before..).is_some_and(|new| new.contains(what)))
     })
 }
@@ -29,12 +28,12 @@ fn a_rule_that_observes_records_and_refuses_nothing_until_it_enforces() -> Resul
         let run = run_of(node, &user)?;
         ensure!(run["observed"] == true, "{run}");
         let out = node.file("out");
-        let mut child = trying(node, &user, &out)?;
+        let mut child = trying(&user, &out)?;
         let decided = node.wait_for_event("an observed decision", |e| e["kind"] == "decision")?;
         ensure!(decided["body"]["decision"]["mode"] == "observe", "{decided}");
         let verdict = &decided["body"]["decision"]["values"][0]["value"]["Event"]["Net"]["verdict"];
         ensure!(verdict == "WouldDeny", "{decided}");
-        said(&out, "ECONNREFUSED")?;
+        wait_for_output(&out, "ECONNREFUSED")?;
         ensure!(!fs::read_to_string(&out)?.contains("EPERM") && !frozen(&user)?, "something was refused");
         let would = node.json(["stats", "--would"])?;
         let rule = &would["rules"][0];
@@ -73,15 +72,15 @@ fn an_order_to_observe_holds_for_its_time_over_a_restart_and_ends_by_itself() ->
         ensure!(set["mode"] == "observe" && set["configured"] == "enforce" && set["runs"] == 1, "{set}");
         ensure!(set["failed"].as_array().is_some_and(Vec::is_empty), "{set}");
         let out = node.file("out");
-        let mut child = trying(node, &user, &out)?;
+        let mut child = trying(&user, &out)?;
         node.wait_for_event("an observed decision", |e| e["body"]["decision"]["mode"] == "observe")?;
-        said(&out, "ECONNREFUSED")?;
+        wait_for_output(&out, "ECONNREFUSED")?;
         node.kill9()?;
         node.restart()?;
         ensure!(node.json(["mode", "show"])?["mode"] == "observe", "it does not survive a restart");
-        said(&out, "ECONNREFUSED")?;
+        wait_for_output(&out, "ECONNREFUSED")?;
         ensure!(!frozen(&user)? && !fs::read_to_string(&out)?.contains("EPERM"), "something was refused");
-        ensure!(node.ctl(["node", "status"])?.out.contains("OBSERVES"), "node status does not say it");
+        ensure!(node.ctl(["node", "status"])?.out.contains("OBSERVES"), "node status does not show it");
         node.json(["mode", "observe", "--for", "2s", "--reason", "not for long"])?;
         wait_for("it is over", || Ok(node.json(["mode", "show"])?["mode"] == "enforce"))?;
         wait_for("it is frozen", || frozen(&user))?;

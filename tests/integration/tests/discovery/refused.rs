@@ -23,7 +23,7 @@ fn an_owner_has_a_limit_and_what_does_not_fit_is_shown() -> Result<()> {
             let what = e["body"]["what"].as_str().unwrap_or_default();
             e["kind"] == "gap" && what.contains("1 cgroups match a rule") && what.contains("1 cgroups got no run")
         })?;
-        wait_for("the node says it", || {
+        wait_for("the health of the node shows it", || {
             Ok(node.ctl(["node", "health"])?.out.contains("cgroups match a rule and have no run"))
         })?;
         fs::remove_dir(&first)?;
@@ -55,7 +55,7 @@ fn a_path_that_a_user_chose_makes_no_run() -> Result<()> {
 }
 
 #[test]
-fn a_supervisors_cgroup_is_no_run_even_if_a_rule_says_so() -> Result<()> {
+fn a_supervisors_cgroup_is_no_run_even_if_a_rule_matches_it() -> Result<()> {
     let site = Site::new()?;
     let rules = "[[discover]]\nname = \"wide\"\nmatch = [\"system.slice/slurmstepd.scope/{job}/{step}/{part}\", \
                  \"machine.slice/{x}\", \"system.slice/{unit}.service\"]\npolicy = \"closed\"\n";
@@ -135,7 +135,7 @@ fn a_run_of_another_policy_does_not_count_as_the_one_of_the_rule() -> Result<()>
         ensure!(own.err.contains("rule jobs of discovery has cgroup jobs/run-r1.scope"), "{}", own.err);
         node.ctl(args())?.expect(0)?;
         site.policy("missing", CLOSED)?;
-        wait_for("the other policy is told", || {
+        wait_for("the other policy is reported", || {
             let list = node.json(["discover", "list"])?;
             let why = list["cgroups"][0]["refused"].as_str().unwrap_or_default();
             Ok(why.contains("already, with another policy than rule jobs names"))

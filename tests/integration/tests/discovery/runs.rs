@@ -54,8 +54,8 @@ fn a_step_of_a_job_is_bounded_when_it_is_made_and_its_slurmstepd_is_not() -> Res
         let command = format!("sh -c '{sender} --to 127.77.0.9:9 --how tcp --count 1; sleep 300' > {}", out.display());
         let mut task_process = in_cgroup(&task, NOBODY, &command)?;
         wait_for("the step is frozen", || frozen(&user))?;
-        let said = fs::read_to_string(&out)?;
-        ensure!(said.is_empty() || said.contains("EPERM"), "{said}");
+        let output = fs::read_to_string(&out)?;
+        ensure!(output.is_empty() || output.contains("EPERM"), "{output}");
         node.wait_for_event("the decision", |e| {
             let decision = &e["body"]["decision"];
             decision["cause"]["Rule"]["rule"] == "leaves"
@@ -169,8 +169,8 @@ fn a_policy_is_named_listed_and_shown_and_a_file_that_others_may_write_is_not_us
         for args in
             [vec!["policy", "show", "broken"], vec!["policy", "list"], vec!["run", "-p", "broken", "--", "true"]]
         {
-            let said = node.ctl_as(NOBODY, args.clone())?;
-            let text = format!("{}{}", said.out, said.err);
+            let refused = node.ctl_as(NOBODY, args.clone())?;
+            let text = format!("{}{}", refused.out, refused.err);
             ensure!(!text.contains("hidden") && text.contains("not readable for every user"), "{args:?}: {text}");
             ensure!(!text.contains("secret  closed v2"), "{text}");
         }

@@ -19,7 +19,7 @@ impl RunState {
     }
 
     pub(super) fn hear(&mut self, signal: &Signal) {
-        // An event says that its hook works, not that the counters are read.
+        // An event shows that its hook works, not that the counters are read.
         if sampled(signal.source) && signal.kind != Kind::Event {
             self.heard.insert(signal.source, signal.at);
             self.blind.remove(&(signal.source, None));
@@ -35,7 +35,7 @@ impl RunState {
         if gap.blind {
             self.go_blind(policy, key, gap.at, vec![gap.seq], out);
         }
-        // A gap can also say what one event does not show. The run causes such gaps itself: they hide no other event.
+        // A gap can also be about what one event does not show. The run causes such gaps itself: they hide no other event.
         if !saw || gap.lost > 0 {
             self.trees.iter_mut().flatten().for_each(|tree| tree.lost(gap.source, gap.at));
         }
@@ -45,8 +45,8 @@ impl RunState {
     pub(in crate::engine) fn tick(&mut self, policy: &Policy, now: MonoTime, out: &mut Vec<Decision>) {
         let stale = |source: &Source| {
             let heard = self.heard.get(source).copied().unwrap_or(self.registered);
-            let speaks = *source != Source::Nvml || !self.gpus.is_empty();
-            sampled(*source) && speaks && now.since(heard) > STALE_AFTER
+            let expected = *source != Source::Nvml || !self.gpus.is_empty();
+            sampled(*source) && expected && now.since(heard) > STALE_AFTER
         };
         if self.needs.iter().any(stale) {
             let stale: Vec<Source> = self.needs.iter().copied().filter(stale).collect();

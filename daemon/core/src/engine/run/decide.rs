@@ -70,7 +70,7 @@ impl RunState {
         }
     }
 
-    /// What failsafe does of itself, whatever the rules say.
+    /// What failsafe does on its own, without a rule.
     pub(super) fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Signal, out: &mut Vec<Decision>) {
         match event {
             Event::Leave { pid, mover_in_run, .. } => {

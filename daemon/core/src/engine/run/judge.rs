@@ -49,7 +49,7 @@ impl RunState {
             let real_trips_again = !self.is_as_engine_before(REAL_TRIPS_AGAIN);
             let observes = Observes { denials, run: self.observed, real_trips_again };
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
-                // The ranks of a run diverge together: one decision stops it, and says enough.
+                // The ranks of a run diverge together: one decision stops it, and is enough.
                 let again =
                     self.containment.is_frozen() && signal.value.series().is_some() && self.stopped_by.contains(&index);
                 if again {

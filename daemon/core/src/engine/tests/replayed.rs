@@ -40,7 +40,7 @@ fn a_replay_takes_the_numbers_of_derived_signals_from_the_recorded_policy() {
     let again = of(kept);
     assert_eq!(again.recorded.len(), 1, "{:?}", again.recorded);
     assert!(again.identical(), "{again:?}");
-    assert!(of(policy("")).replayed.is_empty(), "40 % is no low power unless the policy says so");
+    assert!(of(policy("")).replayed.is_empty(), "40 % is low power only by the numbers of the policy");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is decided whatever the rules say: escapes, foreign thaws, failed actions, adopted runs.
+//! What is decided without a rule: escapes, foreign thaws, failed actions, adopted runs.
 
 use super::*;
 
