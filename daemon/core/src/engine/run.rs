@@ -1,6 +1,7 @@
 //! The state of one run: its policy, its GPUs, its containment, and whether it is only watched.
 
 mod blind;
+mod blindness;
 mod decide;
 mod judge;
 
@@ -13,10 +14,11 @@ use crate::{
     input::Run,
     policy::{Condition, Policy, PolicyDigest, Rule, Truth},
     record::Suppressed,
-    signal::{Kind, Real, Series, Source, Value},
+    signal::{Kind, Real, Series, Value},
     subject::{GpuId, RunId, Subject},
     time::MonoTime,
 };
+use blindness::Blindness;
 use decide::Because;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,14 +49,8 @@ pub(super) struct RunState {
     /// Of the rules whose condition has several parts.
     trees: Vec<Option<TreeState>>,
     index: Index,
-    /// The sensors that the policy needs.
-    needs: BTreeSet<Source>,
     last: Last,
-    heard: BTreeMap<Source, MonoTime>,
-    blind: BTreeSet<(Source, Option<GpuId>)>,
-    unread: BTreeMap<(GpuId, Kind), String>,
-    /// Metrics that rules need and nobody reports, with the reason.
-    silent: BTreeMap<String, String>,
+    blindness: Blindness,
     /// Rules, by index, that froze the run since it was last thawed.
     stopped_by: BTreeSet<usize>,
     detectors: Detectors,
@@ -90,12 +86,8 @@ impl RunState {
             rules: vec![RuleState::default(); policy.rules.len()],
             index: Index::of(policy, &trees),
             trees,
-            needs: policy.needs(),
             last: Last::default(),
-            heard: BTreeMap::new(),
-            blind: BTreeSet::new(),
-            unread: BTreeMap::new(),
-            silent: BTreeMap::new(),
+            blindness: Blindness::new(policy),
             stopped_by: BTreeSet::new(),
             detectors: Detectors::of(policy),
             manifest: BTreeMap::new(),
@@ -205,7 +197,7 @@ impl RunState {
         self.gpus.clone_from(gpus);
         let all = all_gpus(gpus, &self.mig);
         self.detectors.set_gpus(&all);
-        self.unread.retain(|(gpu, _), _| all.contains(gpu));
+        self.blindness.unread.retain(|(gpu, _), _| all.contains(gpu));
         self.last.retain(|subject| match subject {
             Subject::Gpu(gpu) => all.contains(gpu),
             Subject::Node | Subject::Run(_) | Subject::Process { .. } => true,

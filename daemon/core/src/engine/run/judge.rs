@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 impl RunState {
     pub(in crate::engine) fn signal(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
-        self.hear(signal);
+        self.blindness.hear(signal);
         if let Value::Event(event) = &signal.value {
             self.event_upkeep(policy, event, signal, out);
         }
@@ -164,9 +164,9 @@ impl RunState {
 
     pub(super) fn sight(&self) -> Sight<'_> {
         Sight {
-            blind: &self.blind,
-            unread: &self.unread,
-            silent: &self.silent,
+            blind: &self.blindness.sensors,
+            unread: &self.blindness.unread,
+            silent: &self.blindness.silent,
             frozen: self.containment.is_frozen() || self.frozen_by_others,
             registered: self.registered,
             unread_is_absent: self.is_as_engine_before(UNREAD_IS_UNKNOWN),

@@ -1,0 +1,109 @@
+//! What of a run is not seen: sensors that are blind, signals that cannot be read, and metrics that nobody reports.
+
+use crate::{
+    engine::{STALE_AFTER, sampled},
+    input::Unread,
+    policy::{Condition, Policy},
+    signal::{Kind, Signal, Source},
+    subject::{GpuId, Subject},
+    time::MonoTime,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A sensor; with a GPU, only what it reads of that GPU.
+pub(super) type Sensor = (Source, Option<GpuId>);
+
+/// Owned by its run.
+#[derive(Debug, Clone)]
+pub(super) struct Blindness {
+    /// The sensors that the policy needs.
+    needs: BTreeSet<Source>,
+    /// When each sampled sensor last had a value.
+    heard: BTreeMap<Source, MonoTime>,
+    /// Sensors that are blind.
+    pub(super) sensors: BTreeSet<Sensor>,
+    /// Signals that cannot be read, with the reason.
+    pub(super) unread: BTreeMap<(GpuId, Kind), String>,
+    /// Metrics that rules need and nobody reports, with the reason.
+    pub(super) silent: BTreeMap<String, String>,
+}
+
+impl Blindness {
+    /// Of a run that has just begun: nothing is missing yet.
+    pub(super) fn new(policy: &Policy) -> Blindness {
+        Blindness {
+            needs: policy.needs(),
+            heard: BTreeMap::new(),
+            sensors: BTreeSet::new(),
+            unread: BTreeMap::new(),
+            silent: BTreeMap::new(),
+        }
+    }
+
+    /// Whether something is not seen of a run with these GPUs.
+    pub(super) fn is_any(&self, has_gpu: impl Fn(&GpuId) -> bool) -> bool {
+        let sensor = self.sensors.iter().any(|(_, gpu)| gpu.as_ref().is_none_or(&has_gpu));
+        sensor || !self.unread.is_empty() || !self.silent.is_empty()
+    }
+
+    /// A value has come: its sensor sees.
+    pub(super) fn hear(&mut self, signal: &Signal) {
+        // An event shows that its hook works, not that the counters are read.
+        if sampled(signal.source) && signal.kind != Kind::Event {
+            self.heard.insert(signal.source, signal.at);
+            self.sensors.remove(&(signal.source, None));
+            if let (Subject::Gpu(gpu), false) = (&signal.subject, self.sensors.is_empty()) {
+                self.sensors.remove(&(signal.source, Some(gpu.clone())));
+            }
+        }
+    }
+
+    /// Sampled sensors that the policy needs and that have had no value for too long.
+    pub(super) fn stale(&self, registered: MonoTime, has_gpus: bool, now: MonoTime) -> Vec<Source> {
+        let stale = |source: &Source| {
+            let heard = self.heard.get(source).copied().unwrap_or(registered);
+            let expected = *source != Source::Nvml || has_gpus;
+            sampled(*source) && expected && now.since(heard) > STALE_AFTER
+        };
+        self.needs.iter().copied().filter(stale).collect()
+    }
+
+    /// A sensor is blind. Whether that is new, and the policy needs it.
+    pub(super) fn goes_blind(&mut self, sensor: Sensor) -> bool {
+        self.needs.contains(&sensor.0) && self.sensors.insert(sensor)
+    }
+
+    /// A signal cannot be read. Whether that is new, and not covered by a sensor that is blind.
+    pub(super) fn cannot_read(&mut self, unread: &Unread, why: &str) -> bool {
+        let blind = self.sensors.contains(&(unread.source, None))
+            || self.sensors.contains(&(unread.source, Some(unread.gpu.clone())));
+        !blind && self.unread.insert((unread.gpu.clone(), unread.kind.clone()), why.to_owned()).is_none()
+    }
+
+    /// All that is not seen, one line each.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        self.lines(|_| true, |_| true, |_| true)
+    }
+
+    /// What a condition needs and is not seen, one line each.
+    pub(super) fn reasons_of(&self, condition: &Condition) -> Vec<String> {
+        let (sources, reads, metrics) = (condition.sources(), condition.reads(), condition.metrics());
+        self.lines(|source| sources.contains(source), |kind| reads.contains(&kind), |name| metrics.contains(name))
+    }
+
+    fn lines(
+        &self,
+        source: impl Fn(&Source) -> bool,
+        kind: impl Fn(&Kind) -> bool,
+        metric: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let sensors = self.sensors.iter().filter(|(of, _)| source(of)).map(|(source, gpu)| match gpu {
+            Some(gpu) => format!("the {source} sensor does not see {gpu}"),
+            None => format!("the {source} sensor is blind"),
+        });
+        let unread = self.unread.iter().filter(|((_, of), _)| kind(of));
+        let unread = unread.map(|((gpu, kind), why)| format!("{kind} of {gpu} cannot be read: {why}"));
+        let silent = self.silent.iter().filter(|(name, _)| metric(name)).map(|(_, why)| why.clone());
+        sensors.chain(unread).chain(silent).collect()
+    }
+}
