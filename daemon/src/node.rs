@@ -248,7 +248,7 @@ mod tests {
     use crate::sensors::nvml::MigDevice;
 
     #[test]
-    fn what_mig_devices_tell_is_asked_of_those_that_a_run_is_given() {
+    fn signals_of_mig_devices_are_looked_for_on_those_that_a_run_is_given() {
         let card = GpuId("GPU-a".into());
         let mut view = GpuView::new(card.clone());
         view.unsupported = vec!["gpu.utilization".into(), "gpu.fan_speed".into()];

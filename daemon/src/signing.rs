@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_cannot_be_written_leaves_no_key_and_says_so() {
+    fn a_state_folder_that_cannot_be_written_leaves_no_key_and_is_reported() {
         let missing = tempfile::tempdir().unwrap().path().join("gone");
         let why = why(&SigningKeys::open(&missing, 1));
         assert!(why.contains("cannot write the signing keys"), "{why}");

@@ -175,7 +175,7 @@ fn an_empty_cgroup_is_never_called_frozen() -> Result<()> {
 }
 
 #[test]
-fn a_cgroup_that_vanishes_mid_freeze_is_said_to_have() -> Result<()> {
+fn a_cgroup_that_vanishes_mid_freeze_is_reported_as_vanished() -> Result<()> {
     let mut run = TestCgroup::new("vanish")?;
     let path = run.cgroup.path().to_owned();
     run.spinners(&path, 1)?;
@@ -257,7 +257,7 @@ fn a_dry_run_lists_exactly_whom_it_would_touch() -> Result<()> {
 }
 
 #[test]
-fn a_snapshot_shows_the_tree_and_says_when_it_is_cut() -> Result<()> {
+fn a_snapshot_shows_the_tree_and_is_marked_when_it_is_cut() -> Result<()> {
     let mut run = TestCgroup::new("snapshot")?;
     let leaf = run.cgroup.create_child("leaf")?;
     let path = run.cgroup.path().to_owned();

@@ -71,7 +71,7 @@ fn an_idle_run_is_read_in_full_every_few_seconds_and_an_active_one_each_time() -
 }
 
 #[test]
-fn a_vanished_run_is_an_error_that_says_so() -> Result<()> {
+fn a_vanished_run_is_an_error_of_its_own() -> Result<()> {
     let run = TestCgroup::new("usage-gone")?;
     run.cgroup.remove_tree()?;
     ensure!(RunReader::new().read(&run.cgroup).is_err_and(|e| e.is_vanished()));

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_counts_and_says_simulated() {
+    fn the_summary_counts_and_marks_simulated() {
         let report = serde_json::json!({
             "simulated": true, "driver": "1.2", "nvml": "3", "answers": { "Success": 1, "Not Supported": 1 },
             "functions": { "known": 9, "absent": ["a"], "not_called": [] },

@@ -57,7 +57,7 @@ fn acts_need_a_reason_and_a_sane_timeout() {
 }
 
 #[test]
-fn an_empty_gpu_is_an_error_that_says_so() {
+fn an_empty_gpu_is_a_usage_error() {
     for line in [
         &["node", "health", "--gpu", ""][..],
         &["node", "health", "--gpu", "0,"],

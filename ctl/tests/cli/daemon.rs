@@ -9,7 +9,7 @@ use std::{path::Path, time::Duration};
 use tonic::{Code, Status};
 
 #[test]
-fn control_says_what_is_proved_and_what_is_missing() {
+fn control_shows_what_is_proved_and_what_is_missing() {
     let answer = |verdict: pb::Verdict, missing: &[&str]| pb::ControlResponse {
         run_id: RUN.into(),
         run_name: "r\u{1b}[2J".into(),
@@ -60,7 +60,7 @@ fn a_dry_run_lists_whom_it_would_reach_and_what_not() {
 }
 
 #[test]
-fn a_thaw_of_a_run_that_is_not_held_says_so() {
+fn a_thaw_of_a_run_that_is_not_held_is_reported_as_such() {
     let control = pb::ControlResponse {
         verdict: pb::Verdict::Proved.into(),
         run_name: "r".into(),
@@ -77,7 +77,7 @@ fn a_thaw_of_a_run_that_is_not_held_says_so() {
 }
 
 #[test]
-fn an_answer_that_is_repeated_says_so_with_its_time() {
+fn an_answer_that_is_repeated_is_marked_with_its_time() {
     let control = pb::ControlResponse {
         verdict: pb::Verdict::Proved.into(),
         run_name: "r".into(),
@@ -166,7 +166,7 @@ fn what_is_not_there_is_named_by_its_kind() {
 }
 
 #[test]
-fn a_second_cordon_tells_that_the_first_reason_stays() {
+fn a_second_cordon_reports_that_the_first_reason_stays() {
     let fake = Fake::start(Answers::default());
     assert_eq!(err(&fake.ctl("node cordon -r fan")), "");
     let cordoned = Fake::start(Answers { cordoned: "cordoned by user 0 (admin): fan".into(), ..Default::default() });
@@ -205,7 +205,7 @@ fn refusals_have_their_exit_codes() {
 }
 
 #[test]
-fn without_a_daemon_doctor_says_how_to_start_it() {
+fn without_a_daemon_doctor_shows_how_to_start_it() {
     let dir = tempfile::tempdir().unwrap();
     let output = bare(&dir.path().join("none")).arg("doctor").output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_ports_is_said_with_the_prefix() {
+    fn too_many_ports_is_reported_with_the_prefix() {
         let ports: Vec<_> = (0..17).map(|i| i * 10 + 1..=i * 10 + 2).collect();
         let err = fold(&[rule("10.0.0.0/8", &ports, None)]).unwrap_err();
         assert_eq!(err, EgressError::TooManyPorts { net: "10.0.0.0/8".parse().unwrap(), got: 17 });
@@ -319,7 +319,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn the_folded_table_says_what_the_rules_say(
+        fn the_folded_table_decides_as_the_rules_do(
             rules in prop::collection::vec(any_rule(), 0..8),
             addr in any_addr(),
             port in 0u16..18,

@@ -244,7 +244,7 @@ mod tests {
     use crate::strategies::{any_path, any_path_rule, path_rule};
 
     #[test]
-    fn the_longest_entry_holds_all_that_is_said_of_it() {
+    fn the_longest_entry_holds_all_of_its_rules() {
         let rules = Rules {
             paths: vec![
                 path_rule("/data/", true, Use::Write, Effect::Deny),
@@ -281,7 +281,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn the_folded_table_says_what_the_rules_say(
+        fn the_folded_table_decides_as_the_rules_do(
             paths in prop::collection::vec(any_path_rule(), 0..8),
             list in prop::option::of(prop::collection::vec(any_path_rule(), 0..4)),
             path in any_path(),

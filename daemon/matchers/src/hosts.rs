@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_rule_wants_told_is_reached_as_before() {
+    fn a_name_that_a_rule_wants_reported_is_reached_as_before() {
         let hosts = [host("example.org", true, &[443..=443]), host("other.net", false, &[])];
         let watched = [
             WatchedName::Exact("a.example.org".into()),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_fit_are_said() {
+    fn more_names_than_fit_are_reported() {
         let hosts: Vec<_> = (0..17).map(|i| host(&format!("h{i}.example.org"), false, &[])).collect();
         assert_eq!(fold_hosts(&hosts, &[], &[]), Err(EgressError::TooManyHosts(17)));
     }

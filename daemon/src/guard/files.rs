@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_exists_is_entered_by_inode_with_all_that_is_said_of_what_is_below_it() {
+    fn a_folder_that_exists_is_entered_by_inode_with_all_rules_on_what_is_below_it() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("data/out")).unwrap();
         let rules = Rules {

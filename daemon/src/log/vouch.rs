@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_name_that_says_nothing_about_the_node_gets_a_part_of_the_keys_id() {
+    fn a_host_name_that_is_not_unique_gets_a_part_of_the_keys_id() {
         let name = |host: &str| {
             let name = name_of(host, "4f1c0e9a77");
             assert!(wrong_name(&name).is_none() && name.split('/').next() != Some(KEY_NAME), "{name}");

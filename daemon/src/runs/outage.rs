@@ -85,7 +85,7 @@ mod tests {
     use failsafe_ebpf::abi::Counters;
 
     #[test]
-    fn it_is_told_what_was_refused_and_nothing_else() {
+    fn what_was_refused_is_reported_and_nothing_else() {
         let none = Total::NONE.counters;
         let events = std::array::from_fn(|kind| if kind == 0 { 9 } else { 0 });
         let counters = Counters { denied_calls: 1, dropped_packets: 2, events, ..none };

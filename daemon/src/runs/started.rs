@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_reads_back_and_what_is_not_kept_says_why() {
+    fn what_is_kept_reads_back_and_what_is_not_kept_has_a_reason() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (table, redact) = (Table::built_in().unwrap(), Redactor::default());

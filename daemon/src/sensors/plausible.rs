@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_sick_driver_says_is_no_value() {
+    fn an_impossible_reading_of_a_driver_is_no_value() {
         assert!(plausible(&Kind::GpuTemperature, 95_000));
         assert!(plausible(&Kind::GpuTemperatureMargin, -3_000));
         assert!(!plausible(&Kind::GpuTemperature, 65_535_000));

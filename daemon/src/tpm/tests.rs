@@ -50,7 +50,7 @@ fn refusal(code: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_node_without_a_tpm_says_so_and_one_that_is_not_used_is_not_opened() {
+fn a_node_without_a_tpm_is_reported_and_one_that_is_not_used_is_not_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tpmrm0");
     assert_eq!(tpm(&path).read().unwrap_err(), NoTpm::Absent(path.clone()));

@@ -56,7 +56,7 @@ fn a_run_that_is_held_open_is_frozen_without_a_free_descriptor() -> Result<()> {
 }
 
 #[test]
-fn without_being_held_open_the_same_freeze_fails_and_says_why() -> Result<()> {
+fn without_being_held_open_the_same_freeze_fails_with_the_reason() -> Result<()> {
     let run = TestCgroup::new("not-held")?;
     let few = Few::spare(0)?;
     let outcome = freeze(&run.cgroup, within(1_000));

@@ -191,7 +191,7 @@ fn every(bit: impl Fn(usize) -> bool) -> u64 {
 }
 
 #[test]
-fn each_call_is_refused_where_a_rule_says_so_and_only_there() {
+fn each_call_is_refused_only_where_a_rule_denies_it() {
     let Some(mut bench) = ready("calls") else { return };
     if !bench.has_lsm("capable") {
         return;

@@ -166,7 +166,7 @@ fn a_socket_brought_into_the_run_is_not_bounded() {
 
 /// The kernel's matcher against its twin, over random lists and destinations.
 #[test]
-fn the_kernel_says_what_its_twin_says() {
+fn the_kernel_decides_as_its_twin() {
     let Some(mut bench) = ready("twin") else { return };
     let run = bench.add_quiet("a", &enforce(&[]));
     let mut agent = Agent::start(&run.cgroup);
@@ -226,7 +226,7 @@ fn the_kernel_says_what_its_twin_says() {
 }
 
 #[test]
-fn a_denied_destination_is_refused_whatever_the_list_says_and_may_stop_the_run() {
+fn a_denied_destination_is_refused_whatever_the_list_allows_and_may_stop_the_run() {
     let Some(mut bench) = ready("denied") else { return };
     let to = |net: &str, ports: &[u16], protocol| EgressRule {
         net: net.parse().unwrap(),

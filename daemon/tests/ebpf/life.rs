@@ -118,7 +118,7 @@ fn process_life_is_seen_in_the_run_and_below_it_and_nowhere_else() {
 }
 
 #[test]
-fn an_exec_says_what_kind_of_file_it_was() {
+fn an_exec_has_the_kind_of_its_file() {
     let Some(mut bench) = ready("exec") else { return };
     let run = bench.add("a", &EgressPolicy::default());
     let dir = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ fn an_exec_says_what_kind_of_file_it_was() {
 
 /// By `.`, a link, a relative name, a descriptor, over a mount or at the end of a long path: what is executed is one file.
 #[test]
-fn an_exec_says_which_file_it_was_whatever_name_was_given() {
+fn an_exec_has_the_path_of_its_file_whatever_name_was_given() {
     let Some(mut bench) = ready("exec-file") else { return };
     let run = bench.add("a", &EgressPolicy::default());
     let dir = tempfile::tempdir().unwrap();

@@ -251,7 +251,7 @@ fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
 }
 
 #[test]
-fn what_is_reported_once_a_second_says_how_many_were_held_back() {
+fn what_is_reported_once_a_second_has_the_number_that_was_held_back() {
     let Some(mut bench) = ready("repeats") else { return };
     let run = bench.add("a", &enforce(&[]));
     let mut agent = Agent::start(&run.cgroup);

@@ -77,7 +77,7 @@ fn a_stop_rule_latches_the_run_in_the_call_and_stops_the_caller() {
 }
 
 #[test]
-fn without_a_daemon_the_kernel_does_what_the_policy_says() {
+fn without_a_daemon_the_kernel_enforces_the_policy() {
     let Some(mut bench) = ready("dead") else { return };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -38,7 +38,7 @@ fn registered(sample: &Sample) -> bool {
 }
 
 #[test]
-fn every_kind_arrives_that_the_gpu_says_it_has() -> Result<()> {
+fn every_kind_arrives_that_the_gpu_reports_to_have() -> Result<()> {
     let mut events = "[[gpu.event]]\nat = 3.0\nxid = 63\n".to_owned();
     for kind in KINDS {
         let _ = write!(events, "{}", event(3.0, kind));

@@ -51,7 +51,7 @@ fn each_reports_its_own_work_and_memory() -> Result<()> {
 }
 
 #[test]
-fn one_that_cannot_be_measured_says_so_and_hides_nothing_of_its_card() -> Result<()> {
+fn one_that_cannot_be_measured_is_reported_and_hides_nothing_of_its_card() -> Result<()> {
     // As before Hopper.
     let rig = Rig::new(&(cut() + &fault("nvmlGpmMigSampleGet", "error = \"NOT_SUPPORTED\"")))?;
     let [first, _] = devices(&rig)?;

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_how_many_values_were_not_taken() {
+    fn an_answer_has_the_number_of_values_that_were_not_taken() {
         assert_eq!(refused(b""), Some((0, String::new())));
         assert_eq!(refused(&Form::Protobuf.answer(7, "too old")), Some((7, "too old".into())));
         assert_eq!(refused(b"<html>"), None);

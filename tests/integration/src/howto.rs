@@ -11,7 +11,7 @@
 //! Printed lines: each one that is shown must be printed, in this order. A word with a digit matches each other word with a digit, `...`
 //! matches the rest of a line, or lines. A command that only reads is repeated until its output is as shown, or the patience is over.
 
-use crate::{NOBODY, Node, Said, program, wait_for, wait_for_some};
+use crate::{CommandOutput, NOBODY, Node, program, wait_for, wait_for_some};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs::{self, Permissions},
@@ -172,7 +172,8 @@ impl<'n> Howto<'n> {
         let reads = READERS.iter().any(|reader| command.text.starts_with(reader));
         let expected = &command.output;
         let mut last = self.said(&command.text, command.by_user)?;
-        let is_as_shown = |said: &Said| said.code == 0 && is_shown(expected, &format!("{}\n{}", said.out, said.err));
+        let is_as_shown =
+            |said: &CommandOutput| said.code == 0 && is_shown(expected, &format!("{}\n{}", said.out, said.err));
         if reads && !is_as_shown(&last) {
             let repeated = wait_for("the output is as the document shows", || {
                 last = self.said(&command.text, command.by_user)?;
@@ -185,14 +186,14 @@ impl<'n> Howto<'n> {
     }
 
     /// Runs a command, and restarts the daemon when it asks for that.
-    fn said(&mut self, text: &str, by_user: bool) -> Result<Said> {
+    fn said(&mut self, text: &str, by_user: bool) -> Result<CommandOutput> {
         let mut bash = Command::new("bash");
         bash.args(["-e", "-o", "pipefail", "-c", &self.real(text)]).current_dir(self.work.path()).env_clear();
         bash.env("PATH", &self.path).env("HOME", self.work.path()).envs(self.variables.iter().cloned());
         if by_user {
             bash.uid(NOBODY).gid(NOBODY);
         }
-        let running = thread::spawn(move || Said::of(&mut bash));
+        let running = thread::spawn(move || CommandOutput::of(&mut bash));
         let restart = self.node.file("restart");
         wait_for_some("the command ends", || {
             if restart.exists() {

@@ -1,6 +1,6 @@
 //! A failsafed of a test's own.
 
-use crate::{Said, cgroup, program, skip, wait_for, wait_for_some};
+use crate::{CommandOutput, cgroup, program, skip, wait_for, wait_for_some};
 use anyhow::{Context, Result, bail};
 use nix::{
     mount::{MsFlags, mount},
@@ -271,7 +271,7 @@ impl Node {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn ctl<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Result<Said> {
+    pub fn ctl<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Result<CommandOutput> {
         asked(&mut self.ctl_command(args))
     }
 
@@ -279,8 +279,8 @@ impl Node {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn ctl_as<I: AsRef<OsStr>>(&self, uid: u32, args: impl IntoIterator<Item = I>) -> Result<Said> {
-        Said::of(self.ctl_command(args).uid(uid).gid(uid).current_dir("/"))
+    pub fn ctl_as<I: AsRef<OsStr>>(&self, uid: u32, args: impl IntoIterator<Item = I>) -> Result<CommandOutput> {
+        CommandOutput::of(self.ctl_command(args).uid(uid).gid(uid).current_dir("/"))
     }
 
     /// What `failsafectl ARGS -o json` prints; it has to succeed.
@@ -387,12 +387,12 @@ impl Drop for Node {
 
 /// Runs failsafectl. An emulated processor may take longer to the first request than the daemon waits for it and then closes the
 /// connection: there the command is run once more.
-fn asked(command: &mut Command) -> Result<Said> {
-    let said = Said::of(command)?;
+fn asked(command: &mut Command) -> Result<CommandOutput> {
+    let said = CommandOutput::of(command)?;
     let emulated = std::env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "vm");
     if emulated && said.code == 1 && said.err.contains("broken pipe") {
         eprintln!("asked again, as the daemon closed the connection: {}", said.err.trim());
-        return Said::of(command);
+        return CommandOutput::of(command);
     }
     Ok(said)
 }

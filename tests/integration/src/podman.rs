@@ -10,7 +10,7 @@
 //! Invariants: nothing outside the folder and ROOT is changed, and no registry is asked: the image is made of busybox. Dropped, all of it
 //! is killed.
 
-use crate::{Said, cgroup, wait_for};
+use crate::{CommandOutput, cgroup, wait_for};
 use anyhow::{Context, Result, ensure};
 use procfs::process::Process;
 use std::{
@@ -45,7 +45,7 @@ pub fn podman_is_missing() -> Option<String> {
 fn busybox() -> Option<PathBuf> {
     let all = ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from);
     // Of a static program ldd says that it is no dynamic executable, and fails.
-    let is_static = |path: &PathBuf| Said::of(Command::new("ldd").arg(path)).is_ok_and(|said| said.code != 0);
+    let is_static = |path: &PathBuf| CommandOutput::of(Command::new("ldd").arg(path)).is_ok_and(|said| said.code != 0);
     all.into_iter().find(|path| path.is_file() && is_static(path))
 }
 
@@ -132,7 +132,8 @@ impl Podman {
         let (source, library, script) = (self.file("memlock.c"), self.file("memlock.so"), self.file("bin/crun"));
         fs::write(&source, LIMITS)?;
         let mut cc = Command::new("cc");
-        Said::of(cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl"))?.expect(0)?;
+        CommandOutput::of(cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl"))?
+            .expect(0)?;
         executable(&script, &format!("#!/bin/sh\nLD_PRELOAD={} exec crun \"$@\"\n", library.display()))?;
         Ok(script.display().to_string())
     }
@@ -145,7 +146,7 @@ impl Podman {
             symlink("busybox", bin.join(name))?;
         }
         let archive = self.file("rootfs.tar");
-        Said::of(Command::new("tar").arg("-C").arg(self.file("rootfs")).arg("-cf").arg(&archive).arg("."))?
+        CommandOutput::of(Command::new("tar").arg("-C").arg(self.file("rootfs")).arg("-cf").arg(&archive).arg("."))?
             .expect(0)?;
         self.command(["import", &archive.display().to_string(), IMAGE])?.expect(0).map(|_| ())
     }
@@ -164,8 +165,8 @@ impl Podman {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn command<const N: usize>(&self, args: [&str; N]) -> Result<Said> {
-        Said::of(Command::new(self.wrapper()).args(args).current_dir("/"))
+    pub fn command<const N: usize>(&self, args: [&str; N]) -> Result<CommandOutput> {
+        CommandOutput::of(Command::new(self.wrapper()).args(args).current_dir("/"))
     }
 
     /// Starts a container that runs `script`, and returns its id.

@@ -9,7 +9,7 @@
 //! Invariants: nothing in /etc is read or written, and nothing outside the folder and ROOT is changed. Ports depend on the
 //! process id and lie below those that the kernel gives to clients. Dropped, all of it is killed.
 
-use crate::{Said, cgroup, wait_for};
+use crate::{CommandOutput, cgroup, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::{
     fs::{self, File, Permissions},
@@ -218,7 +218,7 @@ impl Slurm {
         }
         let (source, library) = (self.file("unified_view.c"), self.file("unified_view.so"));
         fs::write(&source, VIEW)?;
-        let built = Said::of(
+        let built = CommandOutput::of(
             Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl"),
         )?;
         built.expect(0)?;
@@ -254,8 +254,8 @@ impl Slurm {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn command<const N: usize>(&self, program: &str, args: [&str; N]) -> Result<Said> {
-        Said::of(self.client(program).args(args))
+    pub fn command<const N: usize>(&self, program: &str, args: [&str; N]) -> Result<CommandOutput> {
+        CommandOutput::of(self.client(program).args(args))
     }
 
     fn client(&self, program: &str) -> Command {
@@ -277,7 +277,7 @@ impl Slurm {
         fs::set_permissions(&file, Permissions::from_mode(0o755))?;
         let mut sbatch = self.client("sbatch");
         sbatch.uid(uid).gid(uid).args(["--parsable", "--chdir=/", "--open-mode=append", "--output"]);
-        let said = Said::of(sbatch.arg(out).arg(file))?.expect(0)?;
+        let said = CommandOutput::of(sbatch.arg(out).arg(file))?.expect(0)?;
         said.out.trim().parse().with_context(|| format!("no job number: {said:?}"))
     }
 

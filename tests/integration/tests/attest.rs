@@ -34,7 +34,7 @@ fn keys(node: &Node, name: &str) -> Result<String> {
 fn diff(node: &Node, files: &[&PathBuf], more: &[&str]) -> Result<(i32, Value)> {
     let mut command = node.ctl_command(["attest", "diff", "-o", "json", "--show-identity"]);
     command.args(more).args(files).env("FAILSAFE_SOCKET", "/nowhere");
-    let said = integration::Said::of(&mut command)?;
+    let said = integration::CommandOutput::of(&mut command)?;
     Ok((said.code, said.json().with_context(|| said.err.clone())?))
 }
 

@@ -27,7 +27,7 @@ fn the_factor_that_bad_runs_share_is_found_among_real_statements() -> Result<()>
         let ask = |bad: &[&String], good: &[&String]| -> Result<(i32, Value)> {
             let mut command = node.ctl_command(["attest", "common", "-o", "json", "--bad"]);
             command.args(bad).arg("--good").args(good).env("FAILSAFE_SOCKET", "/nowhere");
-            let said = integration::Said::of(&mut command)?;
+            let said = integration::CommandOutput::of(&mut command)?;
             Ok((said.code, said.json().with_context(|| said.err.clone())?))
         };
         let (code, answer) = ask(&[&b1, &b2], &[&g1, &g2])?;

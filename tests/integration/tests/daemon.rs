@@ -1,7 +1,7 @@
 //! The daemon's own life: one at a time, a tampered log, a full disk, a clean stop.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, NOBODY, Said, Tmpfs, frozen, on_node, wait_for};
+use integration::{CommandOutput, Launch, NOBODY, Tmpfs, frozen, on_node, wait_for};
 use std::{
     fs::{self, OpenOptions},
     io::{Seek, SeekFrom, Write},
@@ -14,11 +14,11 @@ use std::{
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 
 #[test]
-fn a_second_daemon_on_the_same_state_is_refused_and_told_who_has_it() -> Result<()> {
+fn a_second_daemon_on_the_same_state_is_refused_with_the_process_that_has_it() -> Result<()> {
     on_node("second", "", |node| {
         let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
         node.ctl(["freeze", "held", "--reason", "test"])?.expect(0)?;
-        let second = Said::of(&mut node.daemon_command()?)?;
+        let second = CommandOutput::of(&mut node.daemon_command()?)?;
         ensure!(second.code != 0, "{second:?}");
         ensure!(second.err.contains(&node.pid()?.to_string()), "the first one's pid is not named: {}", second.err);
         ensure!(frozen(run.cgroup())?, "the second one thawed it");
@@ -32,7 +32,7 @@ fn a_configuration_with_a_mistake_is_refused_with_its_place() -> Result<()> {
     on_node("config", "", |node| {
         let path = node.policy("bad", "sokcet = \"/x\"\n")?;
         let mut command = Command::new(integration::program("failsafed")?);
-        let said = Said::of(command.arg("--config").arg(path))?;
+        let said = CommandOutput::of(command.arg("--config").arg(path))?;
         ensure!(said.code != 0 && said.err.contains("sokcet") && said.err.contains("bad.toml:1:1: "), "{said:?}");
         Ok(())
     })
@@ -81,7 +81,8 @@ fn what_is_kept_of_runs_is_closed_to_others() -> Result<()> {
         let _run = Launch::new("private", PLAIN).start(node, ["sleep", "600"])?;
         node.ctl(["freeze", "private", "--reason", "so that there is evidence"])?.expect(0)?;
         let script = format!("find {} -type f -readable 2>/dev/null", node.state_dir().display());
-        let readable = Said::of(Command::new("sh").args(["-c", &script]).uid(NOBODY).gid(NOBODY).current_dir("/"))?;
+        let readable =
+            CommandOutput::of(Command::new("sh").args(["-c", &script]).uid(NOBODY).gid(NOBODY).current_dir("/"))?;
         ensure!(!readable.out.contains("audit.log") && !readable.out.contains("runs/"), "{}", readable.out);
         let offline = node.ctl_as(NOBODY, ["events", "--offline"])?;
         ensure!(offline.code != 0, "{offline:?}");
@@ -90,7 +91,7 @@ fn what_is_kept_of_runs_is_closed_to_others() -> Result<()> {
 }
 
 #[test]
-fn a_tampered_log_is_set_aside_and_the_new_one_says_so_first() -> Result<()> {
+fn a_tampered_log_is_set_aside_and_the_new_one_records_it_first() -> Result<()> {
     on_node("tampered", "", |node| {
         let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
         node.ctl(["freeze", "held", "--reason", "before the crime"])?.expect(0)?;

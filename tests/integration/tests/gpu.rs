@@ -134,7 +134,7 @@ fn nvml_that_hangs_in_a_call_is_reported_and_the_other_sensors_go_on() -> Result
 }
 
 #[test]
-fn without_the_library_the_node_says_that_it_has_no_sight_of_gpus() -> Result<()> {
+fn without_the_library_the_node_reports_that_gpus_are_not_seen() -> Result<()> {
     on_node("no-library", "[nvml]\nlibrary = \"/nonexistent/libnvidia-ml.so.1\"\n", |node| {
         let status = node.json(["node", "status"])?;
         let sensors = status["sensors"].as_array().context("sensors")?;
@@ -160,7 +160,7 @@ fn with_a_careful_run(name: &str, fault: &str, check: impl FnOnce(&Node) -> Resu
 }
 
 #[test]
-fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result<()> {
+fn a_run_whose_policy_demands_it_is_frozen_when_its_gpu_is_out_of_sight() -> Result<()> {
     let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nhang = true\n";
     with_a_careful_run("blind", fault, |node| {
         let decision =
@@ -246,7 +246,7 @@ fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Re
 }
 
 #[test]
-fn two_runs_on_one_card_are_told_what_each_made_of_it() -> Result<()> {
+fn two_runs_on_one_card_are_shown_with_the_part_of_each() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let pid_file = |name: &str| folder.path().join(format!("{name}.pid"));
     let process = |name: &str, gib: u32, weight: u32| {

@@ -1,7 +1,7 @@
 //! One incident as one file: exported from a real node, and verified where there is only the file and a list of keys.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, NOBODY, Node, Said, on_node, program, wait_for};
+use integration::{CommandOutput, Launch, NOBODY, Node, on_node, program, wait_for};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -41,10 +41,10 @@ impl Elsewhere {
         self.0.path().join("incident.tar")
     }
 
-    fn verify(&self, more: &[&str]) -> Result<Said> {
+    fn verify(&self, more: &[&str]) -> Result<CommandOutput> {
         let mut command = Command::new(program("failsafectl")?);
         command.env_clear().current_dir(self.0.path());
-        Said::of(command.args(["incident", "verify", "incident.tar"]).args(more))
+        CommandOutput::of(command.args(["incident", "verify", "incident.tar"]).args(more))
     }
 }
 
@@ -148,13 +148,14 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
 
         node.stop()?;
         let copy = tempfile::tempdir()?;
-        let copied = Said::of(Command::new("cp").arg("-r").arg(node.state_dir()).arg(copy.path().join("state")))?;
+        let copied =
+            CommandOutput::of(Command::new("cp").arg("-r").arg(node.state_dir()).arg(copy.path().join("state")))?;
         copied.expect(0)?;
         let offline = copy.path().join("offline.tar");
         let mut command = Command::new(program("failsafectl")?);
         command.env_clear().arg("--state-dir").arg(copy.path().join("state"));
         command.args(["incident", "export", &incident, "--offline", "-o"]).arg(&offline);
-        let said = Said::of(&mut command)?.expect(0)?;
+        let said = CommandOutput::of(&mut command)?.expect(0)?;
         ensure!(!said.out.contains("missing"), "{said:?}");
         fs::copy(&offline, elsewhere.file())?;
         let page = elsewhere.verify(&["--keys", "keys"])?.expect(0)?.out;
@@ -163,7 +164,7 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
         independently(&elsewhere.file())?;
         // The daemon is asked, unless the caller says otherwise.
         let mut command = node.ctl_command(["incident", "export", &incident, "-o", "/tmp/never"]);
-        ensure!(Said::of(&mut command)?.expect(1)?.err.contains("--offline"), "no advice");
+        ensure!(CommandOutput::of(&mut command)?.expect(1)?.err.contains("--offline"), "no advice");
         node.log_is_whole()
     })
 }
@@ -247,7 +248,7 @@ for name in entries:
 assert policies == {"sha256:" + sha(b"failsafe-policy-v2\n" + parts["policy.json"]).hex()}
 print(len(entries))
 "#;
-    let said = Said::of(Command::new(python).args(["-I", "-c", program]).arg(file))?.expect(0)?;
+    let said = CommandOutput::of(Command::new(python).args(["-I", "-c", program]).arg(file))?.expect(0)?;
     ensure!(said.out.trim().parse::<u32>()? >= 5, "{said:?}");
     Ok(())
 }

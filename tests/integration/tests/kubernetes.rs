@@ -1,7 +1,7 @@
 //! The plugin of node-problem-detector and the manifests for Kubernetes: what can be shown without a cluster.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Node, Said, on_node, program, skip, wait_for};
+use integration::{CommandOutput, Node, on_node, program, skip, wait_for};
 use serde_json::Value;
 use std::{
     fs::{self, Permissions},
@@ -23,7 +23,7 @@ fn text(name: &str) -> Result<String> {
 }
 
 /// The plugin with a failsafectl that ends with this code and prints this text.
-fn plugin(argument: &str, code: i32, answer: &str) -> Result<(Said, String)> {
+fn plugin(argument: &str, code: i32, answer: &str) -> Result<(CommandOutput, String)> {
     let root = TempDir::with_prefix("failsafe-it-npd-")?;
     let bin = root.path().join("usr/lib/failsafe/bin");
     fs::create_dir_all(&bin)?;
@@ -35,7 +35,7 @@ fn plugin(argument: &str, code: i32, answer: &str) -> Result<(Said, String)> {
     fs::set_permissions(&fake, Permissions::from_mode(0o755))?;
     let mut command = Command::new(file("failsafe-plugin.sh"));
     command.env_clear().env("PATH", "/usr/bin:/bin").env("FAILSAFE_ROOT", root.path()).arg(argument);
-    Ok((Said::of(&mut command)?, fs::read_to_string(calls).unwrap_or_default()))
+    Ok((CommandOutput::of(&mut command)?, fs::read_to_string(calls).unwrap_or_default()))
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn the_plugin_reports_that_failsafectl_is_not_installed() -> Result<()> {
     let root = TempDir::with_prefix("failsafe-it-npd-")?;
     let mut command = Command::new(file("failsafe-plugin.sh"));
     command.env_clear().env("PATH", "/usr/bin:/bin").env("FAILSAFE_ROOT", root.path()).arg("unhealthy");
-    let said = Said::of(&mut command)?.expect(2)?;
+    let said = CommandOutput::of(&mut command)?.expect(2)?;
     ensure!(said.out.contains("usr/lib/failsafe/bin/failsafectl is not installed on the node"), "{said:?}");
     Ok(())
 }
@@ -84,7 +84,7 @@ fn the_plugin_reports_a_cordoned_node_and_a_daemon_that_does_not_answer() -> Res
         let ask = || {
             let mut command = Command::new(file("failsafe-plugin.sh"));
             command.arg("unhealthy").env("PATH", format!("{folder}:/usr/bin:/bin")).env("FAILSAFE_SOCKET", &socket);
-            Said::of(&mut command)
+            CommandOutput::of(&mut command)
         };
         wait_for("the node is healthy", || Ok(ask()?.code == 0))?;
         node.ctl(["node", "cordon", "--reason", "fan"])?.expect(0)?;
@@ -136,8 +136,9 @@ fn the_manifests_have_the_schemas_of_kubernetes() -> Result<()> {
         skip("kubernetes-validate is not installed (`cargo xtask test` gets it from PyPI)");
         return Ok(());
     }
-    let judge =
-        |path: &Path| Said::of(Command::new(&validate).args(["--kubernetes-version", VERSION, "--strict"]).arg(path));
+    let judge = |path: &Path| {
+        CommandOutput::of(Command::new(&validate).args(["--kubernetes-version", VERSION, "--strict"]).arg(path))
+    };
     for name in ["rbac.yaml", "daemonset.yaml", "device-taint-rule.yaml"] {
         let said = judge(&file(name))?.expect(0)?;
         ensure!(said.out.contains("passed") || said.err.contains("passed"), "no schema was found: {said:?}");
@@ -156,7 +157,7 @@ fn shellcheck_finds_nothing_in_the_plugin_for_kubernetes() -> Result<()> {
         skip("shellcheck is not installed (Debian: shellcheck)");
         return Ok(());
     }
-    let said = Said::of(Command::new("shellcheck").arg(file("failsafe-plugin.sh")))?;
+    let said = CommandOutput::of(Command::new("shellcheck").arg(file("failsafe-plugin.sh")))?;
     ensure!(said.code == 0, "{}{}", said.out, said.err);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The runs' own metrics: a line on a socket, judged by the run's policy, and worth nothing from anybody else.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, NOBODY, Said, Started, on_node, program, sentinel, wait_for};
+use integration::{CommandOutput, Launch, NOBODY, Started, on_node, program, sentinel, wait_for};
 use serde_json::Value;
 use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command};
 
@@ -145,7 +145,7 @@ fn the_python_client_reports_with_the_standard_library_alone() -> Result<()> {
     on_node("python", "", |node| {
         // The system's own: another one, first in root's PATH, may be closed to other users.
         let python = "/usr/bin/python3";
-        if Said::of(Command::new(python).arg("--version")).is_err() {
+        if CommandOutput::of(Command::new(python).arg("--version")).is_err() {
             integration::skip("/usr/bin/python3 is not installed");
             return Ok(());
         }
@@ -166,7 +166,7 @@ fn the_python_client_reports_with_the_standard_library_alone() -> Result<()> {
 fn root_in_a_run_cannot_report_as_another_run() -> Result<()> {
     on_node("forger", "", |node| {
         let python = "/usr/bin/python3";
-        if Said::of(Command::new(python).arg("--version")).is_err() {
+        if CommandOutput::of(Command::new(python).arg("--version")).is_err() {
             integration::skip("/usr/bin/python3 is not installed");
             return Ok(());
         }

@@ -138,7 +138,7 @@ fn routes_send_a_message_to_the_targets_that_they_name() -> Result<()> {
 }
 
 #[test]
-fn a_gateway_that_may_not_read_the_log_says_which_setting_is_missing() -> Result<()> {
+fn a_gateway_that_may_not_read_the_log_names_the_setting_that_is_missing() -> Result<()> {
     let Some(cgroup) = cgroup("gw-denied") else { return Ok(()) };
     on_node("gw-denied", &accepts(&cgroup), |node| {
         let settings = format!(

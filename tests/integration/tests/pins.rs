@@ -1,7 +1,7 @@
 //! Pins: a configuration that wants them and cannot have them is refused, and a node without them says so everywhere.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Node, Said, on_node, wait_for};
+use integration::{CommandOutput, Launch, Node, on_node, wait_for};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -22,8 +22,8 @@ fn pin_in(node: &Node, folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn check(file: &Path) -> Result<Said> {
-    Said::of(Command::new(integration::program("failsafed")?).arg("--config").arg(file).arg("--check"))
+fn check(file: &Path) -> Result<CommandOutput> {
+    CommandOutput::of(Command::new(integration::program("failsafed")?).arg("--config").arg(file).arg("--check"))
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_folder_for_pins_outside_a_bpf_file_system_is_refused_by_a_check_and_by_a_st
         node.stop()?;
         for folder in [node.file("nowhere"), node.state_dir().to_owned()] {
             let file = pin_in(node, &folder)?;
-            for said in [check(&file)?, Said::of(&mut node.daemon_command()?)?] {
+            for said in [check(&file)?, CommandOutput::of(&mut node.daemon_command()?)?] {
                 ensure!(said.code != 0, "{said:?}");
                 ensure!(said.err.contains("is not in a BPF file system"), "{said:?}");
                 ensure!(

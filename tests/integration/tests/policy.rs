@@ -43,7 +43,7 @@ fn a_bad_policy_is_refused_with_file_line_and_column() -> Result<()> {
 }
 
 #[test]
-fn a_policy_that_needs_a_blind_sensor_is_refused_unless_it_says_to_go_on() -> Result<()> {
+fn a_policy_that_needs_a_blind_sensor_is_refused_unless_it_continues_without() -> Result<()> {
     on_node("blind-policy", "", |node| {
         let policy = |on_blind: &str| {
             format!(
@@ -65,7 +65,7 @@ fn a_policy_that_needs_a_blind_sensor_is_refused_unless_it_says_to_go_on() -> Re
 }
 
 #[test]
-fn a_refusal_that_this_kernel_does_not_keep_is_no_start_unless_the_policy_says_to_go_on() -> Result<()> {
+fn a_policy_that_this_kernel_does_not_enforce_is_refused_unless_it_allows_that() -> Result<()> {
     on_node("unkept", "", |node| {
         // Only LSM refuses this call.
         let policy = |on_blind: &str| {

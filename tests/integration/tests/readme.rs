@@ -1,7 +1,7 @@
 //! What README.md and the docs tell people to type is there, and the policy they show is taken.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Said, TWO_GPUS, on_gpu_node, on_node, program, wait_for};
+use integration::{CommandOutput, TWO_GPUS, on_gpu_node, on_node, program, wait_for};
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 /// Commands that have commands of their own.
@@ -68,7 +68,7 @@ fn every_command_that_the_docs_show_is_there() -> Result<()> {
     }
     let failsafectl = program("failsafectl")?;
     for command in commands {
-        Said::of(Command::new(&failsafectl).args(command.split(' ')).arg("--help"))?.expect(0)?;
+        CommandOutput::of(Command::new(&failsafectl).args(command.split(' ')).arg("--help"))?.expect(0)?;
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ fn the_prolog_of_the_docs_drains_no_node_for_a_job_without_gpus() -> Result<()> 
                 Some(gpus) => sh.env("SLURM_JOB_GPUS", gpus),
                 None => sh.env_remove("SLURM_JOB_GPUS"),
             };
-            Ok::<_, anyhow::Error>(Said::of(&mut sh)?.code)
+            Ok::<_, anyhow::Error>(CommandOutput::of(&mut sh)?.code)
         };
         for (gpus, expected) in [(Some("0"), 0), (Some("0,1"), 1), (Some("1"), 1), (Some(""), 0), (None, 0)] {
             let code = code(gpus)?;
@@ -119,7 +119,7 @@ fn the_prolog_of_the_docs_drains_no_node_for_a_job_without_gpus() -> Result<()> 
 
 /// The commands below `path`, by the list that `--help` prints.
 fn subcommands(failsafectl: &Path, path: &[String]) -> Result<Vec<String>> {
-    let help = Said::of(Command::new(failsafectl).args(path).arg("--help"))?.expect(0)?.out;
+    let help = CommandOutput::of(Command::new(failsafectl).args(path).arg("--help"))?.expect(0)?.out;
     let list = help.split("\nCommands:\n").nth(1).unwrap_or_default();
     let rows = list.lines().take_while(|line| !line.is_empty());
     let names = rows.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
@@ -167,7 +167,7 @@ fn every_policy_in_the_documents_is_taken() -> Result<()> {
             let folder = tempfile::tempdir()?;
             let path = folder.path().join("example.toml");
             std::fs::write(&path, format!("{head}{block}"))?;
-            let said = Said::of(Command::new(program("failsafectl")?).args(["policy", "check"]).arg(&path))?;
+            let said = CommandOutput::of(Command::new(program("failsafectl")?).args(["policy", "check"]).arg(&path))?;
             ensure!(said.code == 0, "{document}: an example is refused: {}\n{block}", said.err);
             seen += 1;
         }

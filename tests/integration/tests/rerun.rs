@@ -1,7 +1,7 @@
 //! `rerun`: an ended run is started again with what it was started with, from a checkpoint that is verified, or not at all.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Node, Said, on_node, sentinel, wait_for};
+use integration::{CommandOutput, Launch, Node, on_node, sentinel, wait_for};
 use serde_json::Value;
 use std::{fs, path::PathBuf, process::Command};
 
@@ -109,12 +109,12 @@ fn a_rerun_that_would_differ_in_results_is_refused_unless_a_reason_is_given() ->
         let script = format!("while ! grep -q end {}; do sleep 0.05; done", end.display());
         let mut run = Launch::new("job", PLAIN).env("OMP_NUM_THREADS", "3").start(node, ["sh", "-c", &script])?;
         read_and_ended(node, &mut run, &end)?;
-        let pinned = |more: &[&str]| -> Result<Said> {
+        let pinned = |more: &[&str]| -> Result<CommandOutput> {
             let ctl = node.ctl_command(["rerun", "job", "--from", "start", "--inherit"]);
             let mut command = Command::new("taskset");
             command.args(["-c", "0"]).arg(ctl.get_program()).args(ctl.get_args()).args(more);
             command.envs(ctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
-            Said::of(&mut command)
+            CommandOutput::of(&mut command)
         };
         let refused = pinned(&[])?.expect(21)?;
         ensure!(refused.err.contains("run/cpu/count") && refused.err.contains("BLAS threads"), "{}", refused.err);

@@ -1,7 +1,7 @@
 //! Runs: whose they are, how they are named, how they end, and who may adopt what.
 
 use anyhow::{Result, ensure};
-use integration::{Caller, Launch, NOBODY, Said, TestCgroup, on_node, wait_for};
+use integration::{Caller, CommandOutput, Launch, NOBODY, TestCgroup, on_node, wait_for};
 use std::{os::unix::process::CommandExt, process::Command};
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
@@ -69,7 +69,7 @@ fn names_are_unique_among_live_runs_and_prefixes_are_understood() -> Result<()> 
 
 /// `kill job-2`, which there never was, is not to reach `job-20`.
 #[test]
-fn a_command_that_acts_takes_an_exact_name_or_id_and_says_which_run_it_was() -> Result<()> {
+fn a_command_that_acts_takes_an_exact_name_or_id_and_names_the_run() -> Result<()> {
     on_node("exact", "", |node| {
         let twenty = Launch::new("job-20", PLAIN).start(node, ["sleep", "600"])?;
         let (short, _) = twenty.id().split_at(13);
@@ -127,7 +127,7 @@ fn a_name_is_unique_among_the_runs_of_its_owner() -> Result<()> {
             let both = refused.err.contains(theirs.id()) && refused.err.contains(roots.id());
             ensure!(both && refused.err.contains("uid 65534"), "{command:?}: {}", refused.err);
         }
-        let seen = Said::of(node.ctl_command(["describe", "train", "-o", "json"]).uid(NOBODY).gid(NOBODY))?;
+        let seen = CommandOutput::of(node.ctl_command(["describe", "train", "-o", "json"]).uid(NOBODY).gid(NOBODY))?;
         ensure!(seen.expect(0)?.json()?["id"] == theirs.id(), "the owner means its own");
         let frozen = node.ctl_as(NOBODY, ["freeze", "train", "--reason", "test"])?.expect(0)?;
         ensure!(frozen.out.contains(theirs.id()), "{}", frozen.out);

@@ -2,7 +2,7 @@
 //! a real slurmd.
 
 use anyhow::{Context, Result, ensure};
-use integration::{NOBODY, Node, Said, Slurm, on_cluster, run_of_step, skip, wait_for};
+use integration::{CommandOutput, NOBODY, Node, Slurm, on_cluster, run_of_step, skip, wait_for};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
@@ -56,12 +56,12 @@ impl Fakes {
         fs::read_to_string(self.file(&format!("{name}.calls"))).unwrap_or_default()
     }
 
-    fn run(&self, name: &str, variables: &[(&str, &str)]) -> Result<Said> {
+    fn run(&self, name: &str, variables: &[(&str, &str)]) -> Result<CommandOutput> {
         let mut command = Command::new(script(name));
         command.env_clear().envs(variables.iter().copied());
         command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.folder.path().display()));
         command.env("FAILSAFE_SLURM_SETTINGS", self.file("settings")).env("SLURMD_NODENAME", "n1").current_dir("/");
-        Said::of(&mut command)
+        CommandOutput::of(&mut command)
     }
 }
 
@@ -159,7 +159,7 @@ fn the_health_check_drains_and_resumes_only_what_nobody_else_drained() -> Result
 }
 
 #[test]
-fn a_health_check_that_cannot_read_or_change_the_node_fails_and_says_why() -> Result<()> {
+fn a_health_check_that_cannot_read_or_change_the_node_fails_with_the_reason() -> Result<()> {
     let fakes = Fakes::new(CORDONED, IDLE, "")?;
     fakes.command("scontrol", "echo slurm_load_node: Unable to contact slurm controller; exit 1")?;
     let said = fakes.run("health-check", &[])?.expect(1)?;
@@ -212,7 +212,7 @@ fn the_epilog_reports_the_incidents_of_its_job_and_always_succeeds() -> Result<(
 fn shellcheck_finds_nothing_in_the_scripts_for_slurm() -> Result<()> {
     let names = ["prolog", "epilog", "health-check", "common.sh", "default"];
     for name in names {
-        Said::of(Command::new("sh").arg("-n").arg(script(name)))?.expect(0)?;
+        CommandOutput::of(Command::new("sh").arg("-n").arg(script(name)))?.expect(0)?;
     }
     if Command::new("shellcheck").arg("--version").output().is_err() {
         skip("shellcheck is not installed (Debian: shellcheck)");
@@ -220,7 +220,7 @@ fn shellcheck_finds_nothing_in_the_scripts_for_slurm() -> Result<()> {
     }
     let mut shellcheck = Command::new("shellcheck");
     shellcheck.args(["--external-sources", "--shell", "sh", "--exclude", "SC2034"]).args(names.map(script));
-    let said = Said::of(shellcheck.current_dir(script("")))?;
+    let said = CommandOutput::of(shellcheck.current_dir(script("")))?;
     ensure!(said.code == 0, "{}{}", said.out, said.err);
     Ok(())
 }

@@ -61,7 +61,7 @@ fn stored(node: &Node, run: &str, at: &str, logged: &Value) -> Result<Value> {
     ensure!(logged["body"]["digest"] == format!("sha256:{sum}"), "{logged}");
     let mut verify = node.ctl_command(["attest", "verify", "-o", "json", "--keys"]);
     verify.args([&keys, &file]).env("FAILSAFE_SOCKET", "/nowhere");
-    let said = integration::Said::of(&mut verify)?.expect(0)?;
+    let said = integration::CommandOutput::of(&mut verify)?.expect(0)?;
     Ok(said.json()?["statement"]["predicate"].clone())
 }
 

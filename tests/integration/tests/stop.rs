@@ -64,7 +64,7 @@ fn a_stop_rule_freezes_the_run_and_a_thaw_gives_it_all_back() -> Result<()> {
 }
 
 #[test]
-fn without_a_daemon_the_policy_says_what_the_kernel_does_and_the_next_daemon_ends_it() -> Result<()> {
+fn without_a_daemon_the_kernel_enforces_the_policy_and_the_next_daemon_ends_it() -> Result<()> {
     on_node("deadman", "", |node| {
         let port = home()?;
         let sender = program("sender")?.display().to_string();

@@ -45,7 +45,7 @@ fn costs(node: &Node) -> Result<(bool, String)> {
 
 /// What the doctor says of a kind of rule is what `policy check --node` says of a rule of that kind.
 #[test]
-fn the_doctor_says_what_rules_are_worth_here() -> Result<()> {
+fn the_doctor_shows_the_enforcement_level_of_rules() -> Result<()> {
     on_node("worth", "", |node| {
         let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;
         let checks = doctor["checks"].as_array().context("checks")?;

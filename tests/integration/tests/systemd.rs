@@ -1,7 +1,7 @@
 //! The daemon as a node has it: installed by the document's own words, started, watched and stopped by systemd.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Said, cgroup2, frozen, program, skip, wait_for};
+use integration::{CommandOutput, cgroup2, frozen, program, skip, wait_for};
 use serde_json::Value;
 use std::{
     fs,
@@ -22,7 +22,8 @@ fn installed_as_the_docs_say_a_contained_run_outlives_every_end_of_the_daemon() 
     let mut run = None;
     let done = installed().and_then(|()| outlives(&mut run));
     if done.is_err() {
-        let journal = Said::of(Command::new("journalctl").args(["--unit", UNIT, "--no-pager", "--lines", "80"]));
+        let journal =
+            CommandOutput::of(Command::new("journalctl").args(["--unit", UNIT, "--no-pager", "--lines", "80"]));
         eprintln!("{}", journal.map_or_else(|error| format!("{error:#}"), |said| said.out));
     }
     if let Some(mut run) = run {
@@ -40,7 +41,7 @@ fn installed() -> Result<()> {
     let built = program("failsafed")?.parent().context("no folder of programs")?.display().to_string();
     for line in block.lines().filter(|line| !line.starts_with("cargo build")) {
         let line = line.replace("target/release", &built);
-        let said = Said::of(Command::new("sh").args(["-c", &line]).current_dir(ROOT))?;
+        let said = CommandOutput::of(Command::new("sh").args(["-c", &line]).current_dir(ROOT))?;
         ensure!(said.code == 0, "{line}: {said:?}");
     }
     Ok(())
@@ -82,21 +83,21 @@ fn outlives(run: &mut Option<Child>) -> Result<()> {
     wait_for("the run has ended", || Ok(described()?["state"] == "ended"))?;
     systemctl(&["stop", UNIT])?;
     ensure!(!pinned()?, "a stop with no run left leaves pins");
-    let log = Said::of(Command::new("failsafectl").args(["log", "verify"]))?;
+    let log = CommandOutput::of(Command::new("failsafectl").args(["log", "verify"]))?;
     ensure!(log.code == 0, "{log:?}");
     Ok(())
 }
 
-fn systemctl(args: &[&str]) -> Result<Said> {
-    Said::of(Command::new("systemctl").args(args))?.expect(0).with_context(|| format!("systemctl {args:?}"))
+fn systemctl(args: &[&str]) -> Result<CommandOutput> {
+    CommandOutput::of(Command::new("systemctl").args(args))?.expect(0).with_context(|| format!("systemctl {args:?}"))
 }
 
 fn show(property: &str) -> Result<String> {
     Ok(systemctl(&["show", "--value", "--property", property, UNIT])?.out.trim().to_owned())
 }
 
-fn ctl<const N: usize>(args: [&str; N]) -> Result<Said> {
-    Said::of(Command::new("failsafectl").args(args))
+fn ctl<const N: usize>(args: [&str; N]) -> Result<CommandOutput> {
+    CommandOutput::of(Command::new("failsafectl").args(args))
 }
 
 fn described() -> Result<Value> {

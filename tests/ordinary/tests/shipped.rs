@@ -1,7 +1,7 @@
 //! Ordinary jobs under each shipped policy: each ends well, and no rule decides anything.
 
 use anyhow::{Context, Result, bail, ensure};
-use integration::{Node, Said, on_node, skip, wait_for, wait_for_some};
+use integration::{CommandOutput, Node, on_node, skip, wait_for, wait_for_some};
 use ordinary::{
     names::Server,
     policy::{Needs, for_test},
@@ -105,7 +105,7 @@ fn trainer_baseline_stops_no_ordinary_job() -> Result<()> {
 }
 
 fn ordinary(policy: u8) -> Result<()> {
-    if Said::of(Command::new(PYTHON).arg("--version")).is_err() {
+    if CommandOutput::of(Command::new(PYTHON).arg("--version")).is_err() {
         skip(&format!("{PYTHON} is not installed"));
         return Ok(());
     }
@@ -206,7 +206,7 @@ impl Around {
             let from = entry?.path();
             fs::copy(&from, jobs.join(from.file_name().unwrap_or_default()))?;
         }
-        Said::of(Command::new(PYTHON).arg(jobs.join("wheel.py")).arg(&simple))?.expect(0)?;
+        CommandOutput::of(Command::new(PYTHON).arg(jobs.join("wheel.py")).arg(&simple))?.expect(0)?;
         let resolv_conf = node.file("resolv.conf");
         fs::write(&resolv_conf, format!("nameserver {name_server}\n"))?;
         let names = Server::start(name_server, ZONE, vec![unserved.into(), served.into()])?;
@@ -251,7 +251,7 @@ impl Around {
 
     /// A repository that anybody may clone; its port, or empty where git has no daemon.
     fn git(&mut self, folder: &Path) -> Result<String> {
-        let Ok(said) = Said::of(Command::new("git").arg("--exec-path")) else { return Ok(String::new()) };
+        let Ok(said) = CommandOutput::of(Command::new("git").arg("--exec-path")) else { return Ok(String::new()) };
         let daemon = Path::new(said.out.trim()).join("git-daemon");
         if !daemon.is_file() {
             return Ok(String::new());
@@ -260,7 +260,8 @@ impl Around {
         fs::create_dir_all(&repo)?;
         let git = |args: &[&str]| {
             let who = ["-c", "user.name=t", "-c", "user.email=t@example.org"];
-            Said::of(Command::new("git").arg("-C").arg(&repo).args(who).args(args).env("HOME", folder))?.expect(0)
+            CommandOutput::of(Command::new("git").arg("-C").arg(&repo).args(who).args(args).env("HOME", folder))?
+                .expect(0)
         };
         git(&["init", "-q"])?;
         git(&["commit", "-q", "--allow-empty", "-m", "the first"])?;
@@ -274,7 +275,7 @@ impl Around {
 
     /// The web's folder by rsync; its port, or empty where rsync is not installed.
     fn rsync(&mut self, node: &Node, web: &Path) -> Result<String> {
-        if Said::of(Command::new("rsync").arg("--version")).is_err() {
+        if CommandOutput::of(Command::new("rsync").arg("--version")).is_err() {
             return Ok(String::new());
         }
         let port = self.free_port()?;
@@ -298,7 +299,8 @@ impl Around {
         fs::create_dir_all("/run/sshd")?;
         let keys = ["host", "key"].map(|name| folder.join(name));
         for key in &keys {
-            Said::of(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key))?.expect(0)?;
+            CommandOutput::of(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key))?
+                .expect(0)?;
         }
         let [host, key] = keys;
         chown(&key, Some(NOBODY), Some(NOBODY))?;

@@ -208,7 +208,7 @@ fn intruder_gets_through_where_nobody_guards() {
 }
 
 #[test]
-fn sender_says_what_left() {
+fn sender_reports_what_left() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = socket.local_addr().unwrap().to_string();
     for how in ["udp", "connected-udp"] {

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_named_with_the_end_of_what_it_said() {
+    fn a_failure_is_named_with_the_end_of_its_output() {
         let text = "\
         PASS [   0.004s] (1/3) core a::b
         FAIL [   1.400s] (2/3) core c::d

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_said_it_could_not_run_did_not_pass() {
+    fn a_test_that_was_skipped_did_not_pass() {
         let tally = Tally { passed: 5, failed: 1, skipped: 2 };
         assert_eq!(tally.with_skipped(2), Tally { passed: 3, failed: 1, skipped: 4 });
     }

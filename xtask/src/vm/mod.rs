@@ -58,7 +58,7 @@ const LIMIT_MIN: u64 = 30;
 /// The tests that are run: those whose result depends on what only these kernels grant. The emulated processor is some twenty
 /// times slower than the host's: what the host's kernel shows as well is left to it, and of the bypass suite there is the
 /// subject that LSM decides most of. `-- TESTS` runs any others.
-const TESTS: &str = "(package(failsafed) & binary(ebpf_kernel) & test(/^rules::|^files::|^network::|^calls::|every_program|watched_calls|exec_says|a_denied_destination|^early::a_denied_file/) - \
+const TESTS: &str = "(package(failsafed) & binary(ebpf_kernel) & test(/^rules::|^files::|^network::|^calls::|every_program|watched_calls|exec_has|a_denied_destination|^early::a_denied_file/) - \
                      test(/budget|a_rate_drops|a_device_is|^outlive|an_answer_over_tcp|what_is_reported_once/)) | \
                      (package(failsafed) & binary(/^cgroup/)) | binary_id(failsafe-ebpf::layout) | binary_id(integration::systemd) | \
                      (package(bypass) & test(files_that_may))";

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_is_told_which_tests_and_not_what_was_built() {
+    fn the_machine_gets_the_tests_and_not_what_was_built() {
         let told = |line: &str| {
             let all: Vec<String> = line.split(' ').map(str::to_owned).collect();
             within(&all).into_iter().cloned().collect::<Vec<_>>().join(" ")

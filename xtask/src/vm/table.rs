@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_says_what_each_kernel_gives() {
+    fn a_table_shows_what_each_kernel_gives() {
         let table = made(&[column("6.18.44-x", "refused", 0), column("6.1.0-56-cloud-amd64", "loaded", 12)]).unwrap();
         let row = "| `fs_a` | `lsm/a` | - | blocked-in-kernel (12 insns, 1.5 ms) |\n";
         assert!(table.starts_with(&format!("| Program | Hook | 6.18 | 6.1 |\n|---|---|---|---|\n{row}")), "{table}");

@@ -53,7 +53,7 @@ impl Files {
 }
 
 #[test]
-fn a_statement_is_verified_offline_and_the_exit_code_says_whether_its_key_was_checked() {
+fn a_statement_is_verified_offline_and_the_exit_code_shows_whether_its_key_was_checked() {
     let files = Files::new();
     files.statement("a.json", 1, &[("run/command", Ok("x"))]);
     let line = |seed: u8| {

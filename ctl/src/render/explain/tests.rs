@@ -32,7 +32,7 @@ fn screen(log: &Log) -> String {
 }
 
 #[test]
-fn one_screen_says_what_why_state_and_what_next() {
+fn one_screen_shows_what_why_state_and_what_next() {
     let mut log = contained();
     // A later incident of the run, and many zero-valued signals in the evidence.
     let mut later = decision(2, 80_000_000, asked("no longer needed"), vec![Action::Kill], vec![]);
@@ -301,7 +301,7 @@ fn a_thaw_that_does_not_last_or_disarms_the_rule_is_marked() {
 }
 
 #[test]
-fn a_call_that_the_kernel_could_not_deny_is_said_to_have_succeeded() {
+fn a_call_that_the_kernel_could_not_deny_is_shown_as_succeeded() {
     use failsafe_core::{
         event::{Assurance, Event, ExecKind, Verdict as Did},
         policy::Effect,

@@ -122,7 +122,7 @@ fn a_failed_fan_shows_as_a_slope() {
 }
 
 #[test]
-fn ecc_errors_are_told_by_the_hour() {
+fn ecc_errors_are_counted_by_the_hour() {
     let mut b = Bench::new(&["gpu.derived.ecc_rate"]);
     let mut last = None;
     for i in 0..600 {

@@ -110,7 +110,7 @@ fn nothing_is_healthy_before_it_is_seen() {
 }
 
 #[test]
-fn a_node_without_gpus_is_seen_when_nvml_says_so() {
+fn a_node_without_gpus_is_seen_when_nvml_reports_none() {
     let mut h = health(Kept::default());
     h.fact(&listed(&[], s(0)));
     assert_eq!(h.view().node.level, Level::Healthy);
@@ -183,7 +183,7 @@ fn a_cordon_drains_and_a_reset_does_not_lift_it() {
 }
 
 #[test]
-fn placement_says_yes_or_why_not() {
+fn placement_is_allowed_or_refused_with_the_reason() {
     let mut h = seen();
     let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
     let any = |count, degraded| Wanted { count, degraded, ..Wanted::default() };
@@ -302,7 +302,7 @@ fn more_than_one_page_or_row_a_week_speaks_against_the_memory() {
 }
 
 #[test]
-fn an_xid_that_is_told_late_is_known_when_it_was_heard() {
+fn an_xid_that_is_reported_late_is_the_one_that_was_seen() {
     let mut h = seen();
     let a = gpu("a");
     assert!(!h.knows_xid(&a, 79, s(5)));

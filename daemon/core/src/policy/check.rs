@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_on_a_signal_that_no_gpu_tells_is_refused_also_through_what_is_made_of_it() {
+    fn a_rule_on_a_signal_that_no_gpu_has_is_refused_also_through_a_derived_signal() {
         let (see, blind) = (Blind::new(), Blind::from([(Source::Nvml, "gone".to_owned())]));
         let without = |kind| Unwatched::from([(kind, "GPU-1 does not have it".to_owned())]);
         let hot = policy("gpu.temperature", "");

@@ -84,7 +84,7 @@ fn a_budget_that_a_rule_speaks_of_stops_the_run() {
 }
 
 #[test]
-fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
+fn calls_that_are_let_through_are_reported_only_where_a_rule_could_match_one() {
     let watched = |head: &str, when: &str| {
         let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{head}{}", rule("observe", when));
         let Watch { connect, send, bind, .. } = watch(&parse("t.toml", &text).unwrap());
@@ -122,7 +122,7 @@ fn what_begins_and_ends_is_reported_at_once_where_a_rule_acts_on_it() {
 }
 
 #[test]
-fn a_dead_daemon_and_limits_are_told_to_the_kernel() {
+fn a_dead_daemon_and_limits_are_set_in_the_kernel() {
     let text = "on_dead_daemon = \"deny-all\"\ndead_after = \"5s\"\n[limits]\nprocesses = 9\n";
     let rules = compiled(text, 0);
     assert_eq!(rules.dead, Some(Dead { after_ns: 5_000_000_000, all: true }));
@@ -175,7 +175,7 @@ fn a_list_of_programs_keeps_the_names_it_goes_by() {
 
 /// Without an allow-list too, and then the run may ask whom it likes.
 #[test]
-fn names_of_rules_are_told_without_an_allow_list() {
+fn names_of_rules_are_reported_without_an_allow_list() {
     let text = "[policy]\nname = \"t\"\nowner = \"o\"\n[[rule]]\nid = \"c2\"\nrationale = \"x\"\n\
                 when = { event = \"dns\", name = [\"*.bad\", \"evil.org\", \"a*\"] }\nactions = [\"notify\"]\n";
     let policy = parse("t.toml", text).unwrap();
@@ -200,7 +200,7 @@ fn every_call_a_policy_may_watch_is_known_to_the_programs() {
 }
 
 #[test]
-fn probes_are_told_only_where_a_rule_names_them() {
+fn probes_are_reported_only_where_a_rule_names_them() {
     let told = |when: &str| {
         let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{}", rule("observe", when));
         watch(&parse("t.toml", &text).unwrap()).probe

@@ -254,7 +254,7 @@ proptest! {
     }
 
     #[test]
-    fn a_path_is_answered_as_the_matcher_of_paths_says(
+    fn a_path_is_answered_as_by_the_matcher_of_paths(
         rules in prop::collection::vec((0usize..4, 0usize..3, any::<bool>()), 0..5),
         path in prop::sample::select(&["/a", "/a/b", "/a/bc", "/d"][..]),
         list in any::<bool>(),

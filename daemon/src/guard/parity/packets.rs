@@ -74,7 +74,7 @@ impl Kernel {
 
 /// What a packet says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Said {
+struct PacketHeader {
     to: IpAddr,
     proto: u8,
     /// 0 where it has none.
@@ -86,43 +86,43 @@ struct Said {
 }
 
 /// Reads a packet as RFC 791, 8200, 9293 and 768 have it: the twin of `parse` in `packet.h`.
-fn read(packet: &[u8]) -> Said {
-    let mut said = Said { to: IpAddr::from([0; 4]), proto: 0, port: 0, tcp_flags: 0, unclear: true };
+fn read(packet: &[u8]) -> PacketHeader {
+    let mut header = PacketHeader { to: IpAddr::from([0; 4]), proto: 0, port: 0, tcp_flags: 0, unclear: true };
     let rest = if packet.first().is_some_and(|b| b >> 4 == 4) {
-        let Some(fixed) = packet.first_chunk::<20>() else { return said };
-        said.to = Ipv4Addr::from_octets([fixed[16], fixed[17], fixed[18], fixed[19]]).into();
-        said.proto = fixed[9];
+        let Some(fixed) = packet.first_chunk::<20>() else { return header };
+        header.to = Ipv4Addr::from_octets([fixed[16], fixed[17], fixed[18], fixed[19]]).into();
+        header.proto = fixed[9];
         let words = usize::from(fixed[0] & 0xf);
-        said.unclear = words != 5;
+        header.unclear = words != 5;
         if u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff != 0 {
-            return said;
+            return header;
         }
         packet.get(words * 4..)
     } else {
-        let Some(fixed) = packet.first_chunk::<40>() else { return said };
-        said.to = IpAddr::from(Ipv6Addr::from_octets(std::array::from_fn(|i| fixed[24 + i])));
-        said.unclear = false;
-        match extensions(&mut said, fixed[6], &packet[40..]) {
+        let Some(fixed) = packet.first_chunk::<40>() else { return header };
+        header.to = IpAddr::from(Ipv6Addr::from_octets(std::array::from_fn(|i| fixed[24 + i])));
+        header.unclear = false;
+        match extensions(&mut header, fixed[6], &packet[40..]) {
             Chain::Ends(rest) => Some(rest),
             Chain::Broken => None,
-            Chain::NoPorts => return said,
+            Chain::NoPorts => return header,
         }
     };
     let Some(rest) = rest else {
-        said.unclear |= matches!(said.proto, TCP | UDP) || said.unclear;
-        return said;
+        header.unclear |= matches!(header.proto, TCP | UDP) || header.unclear;
+        return header;
     };
-    if !matches!(said.proto, TCP | UDP) {
-        return said;
+    if !matches!(header.proto, TCP | UDP) {
+        return header;
     }
     match rest.first_chunk::<4>() {
-        Some([_, _, high, low]) => said.port = u16::from_be_bytes([*high, *low]),
-        None => said.unclear = true,
+        Some([_, _, high, low]) => header.port = u16::from_be_bytes([*high, *low]),
+        None => header.unclear = true,
     }
-    if said.proto == TCP && !rest.is_empty() {
-        said.tcp_flags = rest.get(13).copied().unwrap_or(0);
+    if header.proto == TCP && !rest.is_empty() {
+        header.tcp_flags = rest.get(13).copied().unwrap_or(0);
     }
-    said
+    header
 }
 
 enum Chain<'a> {
@@ -132,20 +132,20 @@ enum Chain<'a> {
 }
 
 /// Follows at most four extension headers.
-fn extensions<'a>(said: &mut Said, first: u8, mut rest: &'a [u8]) -> Chain<'a> {
-    said.proto = first;
+fn extensions<'a>(header: &mut PacketHeader, first: u8, mut rest: &'a [u8]) -> Chain<'a> {
+    header.proto = first;
     for left in (0..=4).rev() {
-        if !matches!(said.proto, 0 | 43 | 44 | 60) {
+        if !matches!(header.proto, 0 | 43 | 44 | 60) {
             return Chain::Ends(rest);
         }
         // Where it goes on to: RFC 8200, 4.4.
-        said.unclear |= said.proto == 43;
+        header.unclear |= header.proto == 43;
         let Some(&[next, words, high, low]) = rest.first_chunk::<4>().filter(|_| left > 0) else {
-            said.unclear = true;
+            header.unclear = true;
             return Chain::Broken;
         };
-        let (fragment, kind) = (u16::from_be_bytes([high, low]) >> 3, said.proto);
-        said.proto = next;
+        let (fragment, kind) = (u16::from_be_bytes([high, low]) >> 3, header.proto);
+        header.proto = next;
         if kind == 44 && fragment != 0 {
             return Chain::NoPorts;
         }
@@ -240,14 +240,14 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
 
 impl Bounds {
     /// The twin of `packet_verdict`: replies of TCP are let through where nothing tells who opened the connection.
-    fn packet(&self, said: &Said, flags: u32) -> u8 {
-        let begins = said.tcp_flags & (SYN | ACK) == SYN;
+    fn packet(&self, header: &PacketHeader, flags: u32) -> u8 {
+        let begins = header.tcp_flags & (SYN | ACK) == SYN;
         let replies = flags & run_flag::NO_REPLIES == 0;
-        let answers = flags & run_flag::SYN_ONLY != 0 || said.tcp_flags & SYN != 0;
-        if !self.latched && said.tcp_flags != 0 && !said.unclear && !begins && replies && answers {
+        let answers = flags & run_flag::SYN_ONLY != 0 || header.tcp_flags & SYN != 0;
+        if !self.latched && header.tcp_flags != 0 && !header.unclear && !begins && replies && answers {
             return verdict::ALLOWED;
         }
-        self.judge(said.to, said.port, said.proto, said.unclear).verdict
+        self.judge(header.to, header.port, header.proto, header.unclear).verdict
     }
 }
 
@@ -278,11 +278,11 @@ fn a_packet_is_judged_by_what_stands_in_its_headers() {
             let mut spent = vec![0u64; budgets.len()];
             let mut latched = bounds.latched;
             for packet in &packets {
-                let said = read(packet);
+                let header = read(packet);
                 let now = Bounds { latched, ..bounds.clone() };
-                let mut expected = now.packet(&said, flags);
-                latched |=
-                    expected == verdict::DENIED && now.judge(said.to, said.port, said.proto, said.unclear).latched;
+                let mut expected = now.packet(&header, flags);
+                latched |= expected == verdict::DENIED
+                    && now.judge(header.to, header.port, header.proto, header.unclear).latched;
                 // Newer kernels run no program on what is shorter than its network header.
                 let Some(got) = kernel.packet("fs_egress", packet) else {
                     prop_assert!(packet.len() < if packet[0] >> 4 == 4 { 20 } else { 40 }, "{:02x?}", packet);
@@ -291,10 +291,10 @@ fn a_packet_is_judged_by_what_stands_in_its_headers() {
                 };
                 if expected != verdict::DENIED {
                     let length = u64::try_from(packet.len()).unwrap();
-                    expected = budget(&budgets, &mut spent, &said, length, bounds.mode == EgressMode::Enforce);
+                    expected = budget(&budgets, &mut spent, &header, length, bounds.mode == EgressMode::Enforce);
                 }
-                prop_assert_eq!(got == ALLOW, expected != verdict::DENIED, "{:?} of {:02x?}", said, packet);
-                prop_assert_eq!(kernel.latch() != 0, latched, "{:?}", said);
+                prop_assert_eq!(got == ALLOW, expected != verdict::DENIED, "{:?} of {:02x?}", header, packet);
+                prop_assert_eq!(kernel.latch() != 0, latched, "{:?}", header);
             }
             Ok(())
         })
@@ -302,8 +302,8 @@ fn a_packet_is_judged_by_what_stands_in_its_headers() {
 }
 
 /// What the budget of the packet's destination leaves of it.
-fn budget(budgets: &[BudgetRule], spent: &mut [u64], said: &Said, length: u64, enforced: bool) -> u8 {
-    let Some(class) = usize::try_from(class_of_longest(budgets, said.to)).unwrap().checked_sub(1) else {
+fn budget(budgets: &[BudgetRule], spent: &mut [u64], header: &PacketHeader, length: u64, enforced: bool) -> u8 {
+    let Some(class) = usize::try_from(class_of_longest(budgets, header.to)).unwrap().checked_sub(1) else {
         return verdict::ALLOWED;
     };
     let bound = budgets[class].bytes;

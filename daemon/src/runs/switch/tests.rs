@@ -51,7 +51,7 @@ impl Drop for Bench {
 }
 
 #[test]
-fn a_run_that_the_kernel_only_observes_is_not_said_to_be_enforced_and_is_tried_again() {
+fn a_run_that_the_kernel_only_observes_is_not_shown_as_enforced_and_is_tried_again() {
     let Some(bench) = Bench::new("behind") else { return };
     let live = bench.make("job");
     let registry = &bench.registry;

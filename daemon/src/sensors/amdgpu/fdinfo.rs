@@ -73,7 +73,7 @@ mod tests {
     const NEW: &str = include_str!("../../../../tests/fixtures/amdgpu/fdinfo-6.13");
 
     #[test]
-    fn memory_and_work_are_read_as_kernels_old_and_new_tell_them() {
+    fn memory_and_work_are_read_in_the_formats_of_old_and_new_kernels() {
         let client = |id, memory, worked_ns| Client { pci: "0000:c1:00.0".into(), id, memory, worked_ns };
         assert_eq!(parse(OLD.as_bytes()), Some(client(40, Some(8 << 30), Some(4_000_000_000))));
         assert_eq!(parse(NEW.as_bytes()), Some(client(57, Some(20 << 30), Some(4_000_000_000))), "resident, not total");

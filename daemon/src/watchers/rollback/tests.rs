@@ -268,8 +268,8 @@ fn a_node_that_never_had_a_tpm_has_no_finding() {
 }
 
 #[test]
-fn a_tpm_that_makes_no_counter_still_quotes_and_the_log_says_so() {
-    let Some(mut node) = Node::start("a_tpm_that_makes_no_counter_still_quotes_and_the_log_says_so") else { return };
+fn a_tpm_that_makes_no_counter_still_quotes_and_is_on_record() {
+    let Some(mut node) = Node::start("a_tpm_that_makes_no_counter_still_quotes_and_is_on_record") else { return };
     let (done, text) = node.swtpm.tool("tpm2_changeauth", &["-c", "o", "secret"]);
     assert!(done, "{text}");
     let mut boot = node.boot();

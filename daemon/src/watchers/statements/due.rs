@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn incidents_beyond_the_limit_have_one_entry_that_says_so() {
+    fn incidents_beyond_the_limit_have_one_entry_for_all() {
         let mut run = followed(1);
         run.incidents = (INCIDENTS + 50, INCIDENTS);
         let (which, not) = taken(&mut run).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_run_waits_for_its_account_and_says_that_it_has_no_statement_of_its_start() {
+    fn an_ended_run_waits_for_its_account_and_records_that_it_has_no_statement_of_its_start() {
         let mut run = followed(1).ended();
         assert!(matches!(taken(&mut run), Some((Which::Start, Some(_)))));
         assert!(taken(&mut run).is_none() && !run.is_done());

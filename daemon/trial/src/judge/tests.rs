@@ -36,7 +36,7 @@ fn each_decision_meets_one_expectation() {
 }
 
 #[test]
-fn others_are_allowed_where_the_test_says_so_and_properties_always_hold() {
+fn others_are_allowed_where_the_test_allows_them_and_properties_always_hold() {
     assert_eq!(failures("others = true\nexpect = \"none\""), Vec::<String>::new());
     assert_eq!(failures("expect = \"none\"").len(), 3);
     assert_eq!(failures("properties = [\"no-containment\", \"always-notify\"]"), Vec::<String>::new());

@@ -33,7 +33,7 @@ actions = ["freeze", "notify"]
 "#;
 
 #[test]
-fn a_value_that_lasts_makes_the_rule_match_when_the_engine_says_so() {
+fn a_value_that_lasts_makes_the_rule_match_when_the_engine_trips() {
     let step = "expect = \"none\"\n[[test.input]]\nsignal = \"metric.loss\"\nvalue = { step = [1, 80], after = \"10s\" }\n\
                 every = \"1s\"\nfor = \"1m\"\n";
     let (ran, verdict) = ran(LOSS, step);

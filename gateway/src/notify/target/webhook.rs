@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_signed_as_standard_webhooks_says() {
+    fn a_body_is_signed_as_standard_webhooks_specifies() {
         // The example of the specification's libraries.
         let key = key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;

@@ -2,7 +2,7 @@
 
 use crate::{PLAIN, authority::Authority, door::on_door};
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Said};
+use integration::{CommandOutput, Launch};
 use std::fs;
 
 #[test]
@@ -23,9 +23,9 @@ fn failsafectl_asks_other_nodes_and_ends_with_the_worst_exit_code() -> Result<()
             ])
         };
         // The socket is of no use: whatever is answered came over the network.
-        let ctl = |identity: &str, line: &str| -> Result<Said> {
+        let ctl = |identity: &str, line: &str| -> Result<CommandOutput> {
             let mut command = node.ctl_command(line.split_whitespace());
-            Said::of(command.env("FAILSAFE_SOCKET", "/nowhere").envs(of(identity)?))
+            CommandOutput::of(command.env("FAILSAFE_SOCKET", "/nowhere").envs(of(identity)?))
         };
         let (here, nobody) = (format!("localhost:{}", door.address.port()), unused_port()?);
         let listed = ctl("dns:viewer", &format!("--host {here} list"))?.expect(0)?;
@@ -64,7 +64,7 @@ fn failsafectl_asks_other_nodes_and_ends_with_the_worst_exit_code() -> Result<()
         fs::write(&key, other.key)?;
         let mut command = node.ctl_command(["--host", &here, "list"]);
         command.envs(of("dns:viewer")?).env("FAILSAFE_TLS_CERT", certificate).env("FAILSAFE_TLS_KEY", key);
-        let refused = Said::of(&mut command)?.expect(1)?;
+        let refused = CommandOutput::of(&mut command)?.expect(1)?;
         ensure!(refused.err.contains(&here) && refused.err.contains("certificate"), "{refused:?}");
         Ok(())
     })

@@ -125,7 +125,7 @@ fn values_may_be_noisy_repeated_or_recorded() {
 }
 
 #[test]
-fn corrupt_answers_are_what_the_fault_says() {
+fn corrupt_answers_are_as_the_fault_defines_them() {
     let sim = Sim::new(
         "[[gpu]]\nmodel = \"H100\"\n[[fault]]\nfunction = \"nvmlDevice*\"\nfrom = 1.0\nuntil = 2.0\ncorrupt = \"ones\"\n",
     );

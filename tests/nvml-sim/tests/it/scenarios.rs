@@ -282,7 +282,7 @@ fn init_in_child(scenario: Option<&str>) -> String {
 }
 
 #[test]
-fn a_bad_scenario_fails_the_init_and_says_where() {
+fn a_bad_scenario_fails_the_init_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.toml");
     fs::write(&path, "[[gpu]]\nmodel = \"H100\"\npower = \"lots\"\n").unwrap();

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_said_nothing_is_a_fault() {
+    fn a_machine_without_output_is_a_fault() {
         assert!(found(&said("loaded")[..2]).unwrap_err().to_string().contains("no program"));
         assert!(found(&[]).unwrap_err().to_string().contains("first line"));
     }

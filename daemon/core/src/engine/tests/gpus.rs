@@ -21,7 +21,7 @@ fn a_gpu_rule_is_judged_per_gpu_of_the_run() {
 }
 
 #[test]
-fn an_xid_of_a_gpu_instance_is_told_to_the_runs_that_have_a_device_of_it() {
+fn an_xid_of_a_gpu_instance_reaches_the_runs_that_have_a_device_of_it() {
     const XID: &str = "[policy]\nname = \"p\"\nowner = \"o\"\n\
         [[rule]]\nid = \"xid\"\nrationale = \"x\"\nwhen = { event = \"xid\" }\nactions = [\"notify\"]\n";
     let policy = parse("p", XID).unwrap();
@@ -58,7 +58,7 @@ fn an_xid_of_a_gpu_instance_is_told_to_the_runs_that_have_a_device_of_it() {
 }
 
 #[test]
-fn a_run_on_mig_devices_is_judged_by_what_they_tell_and_by_the_rest_of_their_card() {
+fn a_run_on_mig_devices_is_judged_by_their_signals_and_by_the_rest_of_their_card() {
     let rule = |id: &str, when: &str| {
         format!("[[rule]]\nid = \"{id}\"\nrationale = \"x\"\nwhen = {{ {when} }}\nactions = [\"notify\"]\n")
     };

@@ -69,7 +69,7 @@ fn what_only_degraded_a_gpu_is_over_a_day_after_it_came_last() {
 }
 
 #[test]
-fn a_state_that_lasts_is_a_reason_until_it_ends_whatever_the_kernels_log_says() {
+fn a_state_that_lasts_is_a_reason_until_it_ends_whatever_the_kernels_log_has() {
     let day = checks::DAY.0 / 1_000_000_000;
     let mut h = seen();
     // A flood of other reasons takes no room from it.

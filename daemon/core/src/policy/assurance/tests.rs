@@ -143,7 +143,7 @@ fn every_call_that_can_be_watched_can_be_refused() {
 }
 
 #[test]
-fn a_stop_says_what_its_latch_cannot_refuse() {
+fn a_stop_lists_what_its_latch_cannot_refuse() {
     let when = "{ event = \"connect\", verdict = \"denied\" }";
     assert_eq!(worth(when, "stop", &full()), ("blocked-in-kernel", String::new()));
     let (got, why) = worth(when, "stop", &plain());

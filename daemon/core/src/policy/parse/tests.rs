@@ -109,7 +109,7 @@ fn numbers_of_derived_signals_are_of_the_policy_and_its_digest() {
 }
 
 #[test]
-fn what_a_rule_says_of_its_metric_is_in_the_digest_and_its_absence_is_not() {
+fn settings_of_a_metric_are_in_the_digest_and_their_absence_is_not() {
     let with = |when: &str| parse("p", &with_rule(&format!("{{ signal = \"metric.loss\", above = 50.0{when} }}")));
     let plain = with("").unwrap();
     assert!(!serde_json::to_string(&plain).unwrap().contains("metrics"));

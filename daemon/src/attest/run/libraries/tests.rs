@@ -93,7 +93,7 @@ fn a_fifo_or_a_mapping_that_is_gone_has_no_value_and_is_not_waited_for() {
 }
 
 #[test]
-fn a_map_with_a_hundred_thousand_lines_is_cut_and_the_group_says_so() {
+fn a_map_with_a_hundred_thousand_lines_is_cut_and_the_group_is_marked() {
     let map: String =
         (0..100_000).map(|n| line(&format!("{n:x}000-{:x}000", n + 1), n + 1, &format!("/l/{n}.so"))).collect();
     let fixture = Fixture::new(&map);

@@ -236,7 +236,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn it_says_that_it_lives_when_nothing_else_does_or_a_call_is_under_way() {
+    fn it_reports_that_it_lives_when_nothing_else_does_or_a_call_is_under_way() {
         let (read, write) = nix::unistd::pipe().unwrap();
         let (ends, _ended) = mpsc::channel();
         let shared = Shared::new(File::from(write), ends);

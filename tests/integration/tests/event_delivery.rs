@@ -1,4 +1,4 @@
-//! What the kernel tells of in sum, or could not read, and what becomes of it in the record.
+//! Events that the kernel reports in sum or could not read, and what is recorded of them.
 
 use anyhow::{Result, ensure};
 use integration::{Launch, on_node, program};
@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 #[test]
-fn what_is_reported_once_a_second_says_in_the_record_how_many_there_were() -> Result<()> {
+fn what_is_reported_once_a_second_has_the_number_in_the_record() -> Result<()> {
     const SENT: u64 = 24;
     on_node("repeats", "", |node| {
         let policy = "[policy]\nname = \"p\"\nowner = \"o\"\n[egress]\nallow = []\n[[rule]]\nid = \"leaves\"\n\

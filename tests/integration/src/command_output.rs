@@ -1,4 +1,4 @@
-//! What a command said and how it ended.
+//! The output of a command, and how it ended.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -7,9 +7,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What a command said.
+/// The output of a command, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct CommandOutput {
     /// Its exit code; 128 and the signal where one ended it.
     pub code: i32,
     /// Its stdout.
@@ -18,23 +18,23 @@ pub struct Said {
     pub err: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Runs a command.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn of(command: &mut Command) -> Result<Said> {
+    pub fn of(command: &mut Command) -> Result<CommandOutput> {
         let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
         let code = output.status.code().or_else(|| output.status.signal().map(|s| 128 + s)).unwrap_or(-1);
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said { code, out: text(&output.stdout), err: text(&output.stderr) })
+        Ok(CommandOutput { code, out: text(&output.stdout), err: text(&output.stderr) })
     }
 
     /// That it ended with this code.
     ///
     /// # Errors
-    /// It did not; all it said is in the error.
-    pub fn expect(self, code: i32) -> Result<Said> {
+    /// It did not; all of its output is in the error.
+    pub fn expect(self, code: i32) -> Result<CommandOutput> {
         if self.code == code { Ok(self) } else { bail!("expected exit code {code}, got {self:?}") }
     }
 
