@@ -1,6 +1,6 @@
 //! Writes the first inputs of each target to `corpus/TARGET/`: valid files, as failsafe writes them. Run it in the folder `fuzz`.
 
-#[allow(dead_code)]
+#[expect(dead_code, reason = "only the writers of the module are used")]
 #[path = "../../ctl/src/bundle/mod.rs"]
 mod bundle;
 

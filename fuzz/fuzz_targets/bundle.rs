@@ -1,6 +1,6 @@
 //! Files of incidents: where the parts of the archive are, its list, and its digests.
 #![no_main]
-#![allow(dead_code)]
+#![expect(dead_code, reason = "only the readers of the module are fuzzed")]
 
 #[path = "../../ctl/src/bundle/mod.rs"]
 mod bundle;
