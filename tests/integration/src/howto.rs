@@ -146,7 +146,7 @@ impl<'n> Howto<'n> {
             }
         } else if block.language == "sh" {
             counts.run += 1;
-            self.said(&block.text, false)?.expect(0)?;
+            self.execute(&block.text, false)?.expect(0)?;
         } else {
             bail!("a block of `{}` that is neither a file, nor run, nor marked with `{NOT_RUN}`", block.language);
         }
@@ -171,12 +171,12 @@ impl<'n> Howto<'n> {
     fn command(&mut self, command: &Shown) -> Result<()> {
         let reads = READERS.iter().any(|reader| command.text.starts_with(reader));
         let expected = &command.output;
-        let mut last = self.said(&command.text, command.by_user)?;
+        let mut last = self.execute(&command.text, command.by_user)?;
         let is_as_shown =
-            |said: &CommandOutput| said.code == 0 && is_shown(expected, &format!("{}\n{}", said.out, said.err));
+            |got: &CommandOutput| got.code == 0 && is_shown(expected, &format!("{}\n{}", got.out, got.err));
         if reads && !is_as_shown(&last) {
             let repeated = wait_for("the output is as the document shows", || {
-                last = self.said(&command.text, command.by_user)?;
+                last = self.execute(&command.text, command.by_user)?;
                 Ok(is_as_shown(&last))
             });
             repeated.with_context(|| format!("shown:\n{}\nprinted: {last:?}", expected.join("\n")))?;
@@ -186,7 +186,7 @@ impl<'n> Howto<'n> {
     }
 
     /// Runs a command, and restarts the daemon when it asks for that.
-    fn said(&mut self, text: &str, by_user: bool) -> Result<CommandOutput> {
+    fn execute(&mut self, text: &str, by_user: bool) -> Result<CommandOutput> {
         let mut bash = Command::new("bash");
         bash.args(["-e", "-o", "pipefail", "-c", &self.real(text)]).current_dir(self.work.path()).env_clear();
         bash.env("PATH", &self.path).env("HOME", self.work.path()).envs(self.variables.iter().cloned());

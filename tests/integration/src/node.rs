@@ -316,8 +316,8 @@ impl Node {
     }
 
     fn entries(&self, command: &[&str]) -> Result<Vec<Value>> {
-        let said = self.ctl(command)?.expect(0)?;
-        said.out.lines().map(|line| serde_json::from_str(line).context("an entry of the log")).collect()
+        let output = self.ctl(command)?.expect(0)?;
+        output.out.lines().map(|line| serde_json::from_str(line).context("an entry of the log")).collect()
     }
 
     /// Waits for an entry of the log that `is` what is wanted.
@@ -388,13 +388,13 @@ impl Drop for Node {
 /// Runs failsafectl. An emulated processor may take longer to the first request than the daemon waits for it and then closes the
 /// connection: there the command is run once more.
 fn asked(command: &mut Command) -> Result<CommandOutput> {
-    let said = CommandOutput::of(command)?;
+    let output = CommandOutput::of(command)?;
     let emulated = std::env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "vm");
-    if emulated && said.code == 1 && said.err.contains("broken pipe") {
-        eprintln!("asked again, as the daemon closed the connection: {}", said.err.trim());
+    if emulated && output.code == 1 && output.err.contains("broken pipe") {
+        eprintln!("asked again, as the daemon closed the connection: {}", output.err.trim());
         return CommandOutput::of(command);
     }
-    Ok(said)
+    Ok(output)
 }
 
 /// A folder for the pins in bpffs, which is mounted where it is missing.

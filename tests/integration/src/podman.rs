@@ -45,7 +45,8 @@ pub fn podman_is_missing() -> Option<String> {
 fn busybox() -> Option<PathBuf> {
     let all = ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from);
     // Of a static program ldd says that it is no dynamic executable, and fails.
-    let is_static = |path: &PathBuf| CommandOutput::of(Command::new("ldd").arg(path)).is_ok_and(|said| said.code != 0);
+    let is_static =
+        |path: &PathBuf| CommandOutput::of(Command::new("ldd").arg(path)).is_ok_and(|output| output.code != 0);
     all.into_iter().find(|path| path.is_file() && is_static(path))
 }
 
@@ -174,8 +175,8 @@ impl Podman {
     /// # Errors
     /// Podman refuses it.
     pub fn run(&self, name: &str, script: &str) -> Result<String> {
-        let said = self.command(["run", "--detach", "--name", name, IMAGE, "sh", "-c", script])?.expect(0)?;
-        Ok(said.out.trim().to_owned())
+        let output = self.command(["run", "--detach", "--name", name, IMAGE, "sh", "-c", script])?.expect(0)?;
+        Ok(output.out.trim().to_owned())
     }
 
     /// The cgroup of a container.
@@ -188,8 +189,8 @@ impl Podman {
     /// # Errors
     /// Podman does not answer.
     pub fn conmon(&self, id: &str) -> Result<u32> {
-        let said = self.command(["inspect", "--format", "{{.State.ConmonPid}}", id])?.expect(0)?;
-        said.out.trim().parse().with_context(|| format!("no process id: {said:?}"))
+        let output = self.command(["inspect", "--format", "{{.State.ConmonPid}}", id])?.expect(0)?;
+        output.out.trim().parse().with_context(|| format!("no process id: {output:?}"))
     }
 }
 

@@ -124,12 +124,12 @@ impl<'a> Launch<'a> {
         let mut started =
             Started { name: self.name.to_owned(), child, out, err, id: String::new(), cgroup: PathBuf::new() };
         started.id = wait_for_some(&format!("run {} is registered", self.name), || {
-            let said = started.errors();
-            let id = said.lines().find(|line| line.contains(" pinned to ")).and_then(|line| line.split(' ').nth(2));
+            let output = started.errors();
+            let id = output.lines().find(|line| line.contains(" pinned to ")).and_then(|line| line.split(' ').nth(2));
             if id.is_none()
                 && let Some(status) = started.child.try_wait()?
             {
-                bail!("failsafectl run ended with {status}: {said}");
+                bail!("failsafectl run ended with {status}: {output}");
             }
             Ok(id.map(str::to_owned))
         })?;

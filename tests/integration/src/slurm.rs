@@ -83,8 +83,8 @@ impl Slurm {
                 let ended = daemon.try_wait()?;
                 ensure!(ended.is_none(), "a daemon ended: {ended:?}");
             }
-            let said = slurm.command("sinfo", ["--noheader", "--format=%T"])?;
-            Ok(said.out.trim() == "idle")
+            let output = slurm.command("sinfo", ["--noheader", "--format=%T"])?;
+            Ok(output.out.trim() == "idle")
         });
         idle.with_context(|| slurm.logs())?;
         Ok(slurm)
@@ -277,8 +277,8 @@ impl Slurm {
         fs::set_permissions(&file, Permissions::from_mode(0o755))?;
         let mut sbatch = self.client("sbatch");
         sbatch.uid(uid).gid(uid).args(["--parsable", "--chdir=/", "--open-mode=append", "--output"]);
-        let said = CommandOutput::of(sbatch.arg(out).arg(file))?.expect(0)?;
-        said.out.trim().parse().with_context(|| format!("no job number: {said:?}"))
+        let output = CommandOutput::of(sbatch.arg(out).arg(file))?.expect(0)?;
+        output.out.trim().parse().with_context(|| format!("no job number: {output:?}"))
     }
 
     fn output_file(&self, name: &str) -> PathBuf {
@@ -295,8 +295,8 @@ impl Slurm {
     /// # Errors
     /// It does not; its output and the logs are in the error.
     pub fn says(&self, name: &str, text: &str) -> Result<()> {
-        let said = wait_for(&format!("job {name} prints `{text}`"), || Ok(self.output(name).contains(text)));
-        said.with_context(|| format!("it printed:\n{}\n{}", self.output(name), self.logs()))
+        let output = wait_for(&format!("job {name} prints `{text}`"), || Ok(self.output(name).contains(text)));
+        output.with_context(|| format!("it printed:\n{}\n{}", self.output(name), self.logs()))
     }
 
     /// A field of a job, as `scontrol show job` has it.
@@ -304,8 +304,8 @@ impl Slurm {
     /// # Errors
     /// Slurm does not answer.
     pub fn job(&self, job: u32, field: &str) -> Result<String> {
-        let said = self.command("scontrol", ["show", "job", "--oneliner", &job.to_string()])?.expect(0)?;
-        Ok(value(&said.out, field))
+        let output = self.command("scontrol", ["show", "job", "--oneliner", &job.to_string()])?.expect(0)?;
+        Ok(value(&output.out, field))
     }
 
     /// A field of the node, as `scontrol show node` has it.
@@ -313,8 +313,8 @@ impl Slurm {
     /// # Errors
     /// Slurm does not answer.
     pub fn node_field(&self, field: &str) -> Result<String> {
-        let said = self.command("scontrol", ["show", "node", "--oneliner", &self.node()])?.expect(0)?;
-        Ok(value(&said.out, field))
+        let output = self.command("scontrol", ["show", "node", "--oneliner", &self.node()])?.expect(0)?;
+        Ok(value(&output.out, field))
     }
 
     /// The ends of the daemons' logs.

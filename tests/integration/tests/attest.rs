@@ -34,8 +34,8 @@ fn keys(node: &Node, name: &str) -> Result<String> {
 fn diff(node: &Node, files: &[&PathBuf], more: &[&str]) -> Result<(i32, Value)> {
     let mut command = node.ctl_command(["attest", "diff", "-o", "json", "--show-identity"]);
     command.args(more).args(files).env("FAILSAFE_SOCKET", "/nowhere");
-    let said = integration::CommandOutput::of(&mut command)?;
-    Ok((said.code, said.json().with_context(|| said.err.clone())?))
+    let output = integration::CommandOutput::of(&mut command)?;
+    Ok((output.code, output.json().with_context(|| output.err.clone())?))
 }
 
 fn paths(comparison: &Value, class: &str) -> Vec<String> {
@@ -88,9 +88,9 @@ fn an_owner_attests_its_own_run_and_others_get_the_result_digest_of_the_node_at_
     on_node("attest-who", "", |node| {
         let _own = Launch::new("own", PLAIN).called_by(NOBODY).start(node, ["sleep", "60"])?;
         let _roots = Launch::new("roots", PLAIN).user("root").start(node, ["sleep", "60"])?;
-        let said = node.ctl_as(NOBODY, ["attest", "run", "own"])?.expect(0)?;
+        let output = node.ctl_as(NOBODY, ["attest", "run", "own"])?.expect(0)?;
         let file = node.file("own.json");
-        fs::write(&file, said.out)?;
+        fs::write(&file, output.out)?;
         let path = file.display().to_string();
         let statement = node.ctl(["attest", "verify", "-o", "json", &path])?.expect(15)?.json()?;
         let factors = statement["statement"]["predicate"]["factors"].as_array().context("no factors")?.clone();
@@ -148,8 +148,12 @@ fn a_damaged_key_stops_attestation_and_nothing_else() -> Result<()> {
         let damaged = fs::read_to_string(&path)?.replace("active ", "active x");
         fs::write(&path, &damaged)?;
         node.restart()?;
-        let said = node.ctl(["attest", "node"])?.expect(1)?;
-        ensure!(said.err.contains("signing-keys are damaged") && said.err.contains("restore the file"), "{}", said.err);
+        let output = node.ctl(["attest", "node"])?.expect(1)?;
+        ensure!(
+            output.err.contains("signing-keys are damaged") && output.err.contains("restore the file"),
+            "{}",
+            output.err
+        );
         node.ctl(["attest", "node", "--digest"])?.expect(0)?;
         let mut run = Launch::new("runs", PLAIN).start(node, ["true"])?;
         ensure!(run.ends()?.success(), "{}", run.errors());

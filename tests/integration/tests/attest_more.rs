@@ -27,8 +27,8 @@ fn the_factor_that_bad_runs_share_is_found_among_real_statements() -> Result<()>
         let ask = |bad: &[&String], good: &[&String]| -> Result<(i32, Value)> {
             let mut command = node.ctl_command(["attest", "common", "-o", "json", "--bad"]);
             command.args(bad).arg("--good").args(good).env("FAILSAFE_SOCKET", "/nowhere");
-            let said = integration::CommandOutput::of(&mut command)?;
-            Ok((said.code, said.json().with_context(|| said.err.clone())?))
+            let output = integration::CommandOutput::of(&mut command)?;
+            Ok((output.code, output.json().with_context(|| output.err.clone())?))
         };
         let (code, answer) = ask(&[&b1, &b2], &[&g1, &g2])?;
         let separates = answer["common"]["separates"].as_array().context("no list")?.clone();
@@ -79,8 +79,8 @@ fn a_node_is_like_its_own_reference_values_and_not_like_those_of_another() -> Re
             Ok(node.file(name).display().to_string())
         };
         let other = altered("other.json", &model, "\"another processor\"")?;
-        let said = node.ctl(["node", "placeable", "--like", &other])?.expect(21)?;
-        ensure!(said.out.contains("node/cpu/model") && said.out.contains("another processor"), "{}", said.out);
+        let output = node.ctl(["node", "placeable", "--like", &other])?.expect(21)?;
+        ensure!(output.out.contains("node/cpu/model") && output.out.contains("another processor"), "{}", output.out);
         let unknown = altered("unknown.json", "\"node/cpu/model\"", "\"node/cpu/shape\"")?;
         node.ctl(["node", "placeable", "--like", &unknown])?.expect(22)?;
         let broken = altered("broken.json", "\"format\":1", "\"format\":9")?;
@@ -95,9 +95,9 @@ fn a_command_is_looked_at_before_it_is_executed() -> Result<()> {
         let trace = node.file("executed").display().to_string();
         let preflight = ["attest", "preflight", "--env", "OMP_NUM_THREADS=4", "--", "python3", "-c"];
         let script = format!("open('{trace}', 'w')");
-        let said = node.ctl(preflight.iter().copied().chain([script.as_str()]))?.expect(24)?;
-        ensure!(said.out.contains("PYTHONHASHSEED is not set") && said.out.contains("no seeds"), "{}", said.out);
-        ensure!(!said.out.contains("OMP_NUM_THREADS") && !node.file("executed").exists(), "{}", said.out);
+        let output = node.ctl(preflight.iter().copied().chain([script.as_str()]))?.expect(24)?;
+        ensure!(output.out.contains("PYTHONHASHSEED is not set") && output.out.contains("no seeds"), "{}", output.out);
+        ensure!(!output.out.contains("OMP_NUM_THREADS") && !node.file("executed").exists(), "{}", output.out);
         Ok(())
     })
 }

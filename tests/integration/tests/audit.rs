@@ -126,9 +126,12 @@ fn dry_runs_change_nothing_and_say_what_they_would_not_reach() -> Result<()> {
         let run = Launch::new("dry", DENY).start(node, ["sleep", "600"])?;
         let entries = node.events()?.len();
         for command in ["freeze", "kill", "thaw"] {
-            let said = node.json([command, "dry", "--dry-run"])?;
-            ensure!(said["verdict"] == "dry_run" && said["processes"][0]["pid"] == run.pid(), "{command}: {said}");
-            ensure!(command == "thaw" || !said["known_leaks"].to_string().eq("[]"), "{command}: {said}");
+            let output = node.json([command, "dry", "--dry-run"])?;
+            ensure!(
+                output["verdict"] == "dry_run" && output["processes"][0]["pid"] == run.pid(),
+                "{command}: {output}"
+            );
+            ensure!(command == "thaw" || !output["known_leaks"].to_string().eq("[]"), "{command}: {output}");
         }
         ensure!(!integration::frozen(run.cgroup())?, "a rehearsal froze the run");
         node.ctl(["freeze", "dry"])?.expect(2)?;

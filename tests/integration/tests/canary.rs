@@ -54,8 +54,8 @@ fn show(node: &Node) -> Result<Value> {
 
 /// Runs a short command under `trainer`. The name of the policy that it got.
 fn run_once(node: &Node, name: &str) -> Result<String> {
-    let said = node.ctl(["run", "--policy", "trainer", "--name", name, "--user", "nobody", "--", "true"])?;
-    said.expect(0)?;
+    let output = node.ctl(["run", "--policy", "trainer", "--name", name, "--user", "nobody", "--", "true"])?;
+    output.expect(0)?;
     let run = node.run(name)?;
     Ok(run["policy_name"].as_str().context("no policy")?.to_owned())
 }

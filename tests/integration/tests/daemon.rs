@@ -32,8 +32,11 @@ fn a_configuration_with_a_mistake_is_refused_with_its_place() -> Result<()> {
     on_node("config", "", |node| {
         let path = node.policy("bad", "sokcet = \"/x\"\n")?;
         let mut command = Command::new(integration::program("failsafed")?);
-        let said = CommandOutput::of(command.arg("--config").arg(path))?;
-        ensure!(said.code != 0 && said.err.contains("sokcet") && said.err.contains("bad.toml:1:1: "), "{said:?}");
+        let output = CommandOutput::of(command.arg("--config").arg(path))?;
+        ensure!(
+            output.code != 0 && output.err.contains("sokcet") && output.err.contains("bad.toml:1:1: "),
+            "{output:?}"
+        );
         Ok(())
     })
 }
@@ -190,15 +193,21 @@ fn a_full_disk_holds_up_no_freeze_and_the_records_come_when_there_is_room_again(
             full()
         })?;
         let begun = Instant::now();
-        let said = node.json(["freeze", "held", "--reason", "the disk is full"])?;
+        let output = node.json(["freeze", "held", "--reason", "the disk is full"])?;
         let took = begun.elapsed();
         eprintln!(
             "with a full disk: proved {} us after the command, answered in {took:?}",
-            said["took_ns"].as_u64().unwrap_or_default() / 1000
+            output["took_ns"].as_u64().unwrap_or_default() / 1000
         );
-        ensure!(said["verdict"] == "proved" && frozen(run.cgroup())?, "{said}");
-        ensure!(said["took_ns"].as_u64().unwrap_or(u64::MAX) < 1_000_000_000, "the freeze waited for the disk: {said}");
-        ensure!(said["missing"].to_string().contains("not on disk"), "it claims a record that is not there: {said}");
+        ensure!(output["verdict"] == "proved" && frozen(run.cgroup())?, "{output}");
+        ensure!(
+            output["took_ns"].as_u64().unwrap_or(u64::MAX) < 1_000_000_000,
+            "the freeze waited for the disk: {output}"
+        );
+        ensure!(
+            output["missing"].to_string().contains("not on disk"),
+            "it claims a record that is not there: {output}"
+        );
         let status = node.json(["node", "status"])?;
         ensure!(status["log_state"].as_str().is_some_and(|s| s.starts_with("degraded")), "{status}");
         let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;

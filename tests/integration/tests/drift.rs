@@ -158,15 +158,15 @@ fn a_restart_with_other_threads_is_held_before_its_command_until_an_operator_tha
         // A live run is no predecessor.
         let (mut early, _) = marks(node, "early", &policy, "1")?;
         ensure!(!early.wait()?.success());
-        let said = fs::read_to_string(node.file("early.err"))?;
-        ensure!(said.contains("still lives"), "{said}");
+        let output = fs::read_to_string(node.file("early.err"))?;
+        ensure!(output.contains("still lives"), "{output}");
         end(node, "same", &mut same)?;
 
         let (mut other, mark) = marks(node, "other", &policy, "2")?;
         wait_for("the restart is frozen", || Ok(node.run("other").is_ok_and(|run| run["state"] == "frozen")))?;
-        let said = fs::read_to_string(node.file("other.err"))?;
-        ensure!(said.contains("run/env/OMP_NUM_THREADS  1 -> 2  [result]"), "{said}");
-        ensure!(said.contains("failsafectl thaw"), "{said}");
+        let output = fs::read_to_string(node.file("other.err"))?;
+        ensure!(output.contains("run/env/OMP_NUM_THREADS  1 -> 2  [result]"), "{output}");
+        ensure!(output.contains("failsafectl thaw"), "{output}");
         let entry = node.wait_for_event("the drift", |e| e["body"]["since"] == "Predecessor")?;
         ensure!(changes(&entry) == [("run/env/OMP_NUM_THREADS".into(), "1".into(), "2".into())], "{entry}");
         ensure!(entry["body"]["predecessor"] == id.as_str(), "{entry}");
@@ -200,8 +200,8 @@ fn a_restart_that_was_held_and_killed_is_no_predecessor_and_a_lineage_is_of_one_
         // Somebody else's lineage of that name is another one.
         let path = node.policy("theirs", &policy)?.display().to_string();
         let args = ["run", "--no-watch", "--lineage", "bert", "--policy", &path, "--", "true"];
-        let said = node.ctl_as(integration::NOBODY, args)?.expect(0)?;
-        ensure!(!said.err.contains("differs"), "{said:?}");
+        let output = node.ctl_as(integration::NOBODY, args)?.expect(0)?;
+        ensure!(!output.err.contains("differs"), "{output:?}");
         node.log_is_whole()
     })
 }
@@ -212,8 +212,8 @@ fn a_restart_under_a_policy_that_notifies_is_executed_and_the_difference_is_in_t
         first(node, PLAIN)?;
         let (mut other, mark) = marks(node, "other", PLAIN, "2")?;
         wait_for("the command is executed", || Ok(mark.exists()))?;
-        let said = fs::read_to_string(node.file("other.err"))?;
-        ensure!(said.contains("run/env/OMP_NUM_THREADS  1 -> 2  [result]") && !said.contains("thaw"), "{said}");
+        let output = fs::read_to_string(node.file("other.err"))?;
+        ensure!(output.contains("run/env/OMP_NUM_THREADS  1 -> 2  [result]") && !output.contains("thaw"), "{output}");
         node.wait_for_event("the drift", |e| e["body"]["since"] == "Predecessor" && e["kind"] == "drift")?;
         end(node, "other", &mut other)?;
         node.ctl(["replay", "other"])?.expect(0)?;

@@ -206,8 +206,8 @@ fn a_scheduled_drill_is_done_when_it_is_due() -> Result<()> {
 #[test]
 fn drills_are_for_administrators_and_their_names_for_nobody() -> Result<()> {
     on_node("drillnames", "", |node| {
-        let said = node.ctl_as(65_534, ["drill", "now"])?;
-        ensure!(said.code == 4 && said.err.contains("drill"), "{}", said.err);
+        let output = node.ctl_as(65_534, ["drill", "now"])?;
+        ensure!(output.code == 4 && output.err.contains("drill"), "{}", output.err);
         let policy = node.policy("p", POLICY)?;
         let policy = policy.to_string_lossy();
         for (flag, value, why) in [
@@ -215,8 +215,8 @@ fn drills_are_for_administrators_and_their_names_for_nobody() -> Result<()> {
             ("--name", "FAILSAFE-DRILL-1", "are those of drills"),
             ("--label", "failsafe.drill=true", "are the daemon's"),
         ] {
-            let said = node.ctl(["run", "--policy", &*policy, "--user", "root", flag, value, "--", "true"])?;
-            ensure!(said.code != 0 && said.err.contains(why), "{flag} {value}: {}", said.err);
+            let output = node.ctl(["run", "--policy", &*policy, "--user", "root", flag, value, "--", "true"])?;
+            ensure!(output.code != 0 && output.err.contains(why), "{flag} {value}: {}", output.err);
         }
         Ok(())
     })

@@ -85,10 +85,10 @@ fn a_forbidden_connect_is_refused_seen_and_freezes_the_run_until_an_operator_tha
         wait_for("it is listed as frozen", || Ok(node.run("leaver")?["state"] == "frozen"))?;
 
         let page = node.ctl(["explain", "leaver"])?.expect(0)?.out;
-        for said in
+        for output in
             ["127.77.0.9", "leaves-home", "nothing leaves this node in this test", &incident, "tests@example.org"]
         {
-            ensure!(page.contains(said), "explain does not say `{said}`:\n{page}");
+            ensure!(page.contains(output), "explain does not say `{output}`:\n{page}");
         }
         let by_id = node.json(["explain", &incident])?;
         ensure!(by_id["standing"] == "contained" && by_id["run_name"] == "leaver", "{by_id}");
@@ -153,9 +153,9 @@ fn every_way_out_is_refused_and_the_allowed_one_is_open() -> Result<()> {
             ways.iter().map(|(to, how, _)| format!("{sender} --to {to} --how {how} --count 1; ")).collect();
         let mut run = Launch::new("ways", &list_only(port)).start(node, ["sh", "-c", &script])?;
         ensure!(run.ends()?.success(), "{}", run.errors());
-        let said = run.output();
-        let lines: Vec<&str> = said.lines().collect();
-        ensure!(lines.len() == ways.len(), "{said}");
+        let output = run.output();
+        let lines: Vec<&str> = output.lines().collect();
+        ensure!(lines.len() == ways.len(), "{output}");
         for (line, (to, how, expected)) in lines.iter().zip(&ways) {
             ensure!(line.contains(&format!("refused: {expected}")), "{how} to {to}: {line}");
         }
@@ -178,15 +178,15 @@ fn a_run_that_offends_again_at_once_is_frozen_again_whatever_the_thaw_was_at() -
         run.freezes()?;
         let mut outrun = 0;
         for round in 1..=20u64 {
-            let said = node.ctl(["thaw", "stubborn", "--reason", "try me", "-o", "json"])?;
-            let answer = said.json()?;
-            match said.code {
+            let output = node.ctl(["thaw", "stubborn", "--reason", "try me", "-o", "json"])?;
+            let answer = output.json()?;
+            match output.code {
                 0 => {}
                 3 => {
                     ensure!(answer["missing"].to_string().contains("later decision"), "{answer}");
                     outrun += 1;
                 }
-                _ => anyhow::bail!("{said:?}"),
+                _ => anyhow::bail!("{output:?}"),
             }
             let took = answer["took_ns"].as_u64().context("a time")?;
             ensure!(took < 1_000_000_000, "round {round}: the thaw fought with the freeze for {took} ns");

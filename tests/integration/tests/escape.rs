@@ -81,8 +81,8 @@ fn a_process_of_a_run_commands_nothing_but_its_own_freeze() -> Result<()> {
             let run = if user.is_empty() { run.called_by(65534) } else { run.user("root") };
             let run = run.start(node, ["sh", "-c", &script])?;
             run.freezes()?;
-            let said = run.output();
-            let lines: Vec<&str> = said.lines().collect();
+            let output = run.output();
+            let lines: Vec<&str> = output.lines().collect();
             for (at, wanted) in [
                 (0, "may not start or register a run"),
                 (1, "may not start or register a run"),
@@ -90,9 +90,9 @@ fn a_process_of_a_run_commands_nothing_but_its_own_freeze() -> Result<()> {
                 (3, "no run"),
                 (4, "not from inside a run"),
             ] {
-                ensure!(lines.get(at).is_some_and(|line| line.contains(wanted)), "{name}, line {at}: {said}");
+                ensure!(lines.get(at).is_some_and(|line| line.contains(wanted)), "{name}, line {at}: {output}");
             }
-            ensure!(lines.len() == 6 && lines[5].contains(name) && !lines[5].contains("other"), "{name}: {said}");
+            ensure!(lines.len() == 6 && lines[5].contains(name) && !lines[5].contains("other"), "{name}: {output}");
             let procs = integration::members(run.cgroup())?;
             ensure!(procs.contains(&run.pid()) && !procs.contains(&other.pid()), "{name}: {procs:?}");
             node.ctl(["thaw", name, "--reason", "by one outside"])?.expect(0)?;
@@ -154,8 +154,8 @@ fn a_cgroup_made_inside_a_run_belongs_to_it_and_freezes_with_it() -> Result<()> 
         let run = Launch::new("nested", PLAIN).user("root").start(node, ["sh", "-c", &script])?;
         let below = run.cgroup().join("inner");
         wait_for("the inner cgroup is there", || Ok(below.is_dir() && !integration::members(&below)?.is_empty()))?;
-        let said = node.json(["freeze", "nested", "--reason", "all of it"])?;
-        ensure!(said["verdict"] == "proved", "{said}");
+        let output = node.json(["freeze", "nested", "--reason", "all of it"])?;
+        ensure!(output["verdict"] == "proved", "{output}");
         ensure!(frozen(run.cgroup())? && frozen(&below)?);
         ensure!(
             fs::read_to_string(below.join("cgroup.freeze"))?.trim() == "1",
@@ -175,13 +175,13 @@ fn a_fork_bomb_is_frozen_and_killed() -> Result<()> {
         let bomb = program("forkbomb")?.display().to_string();
         let run = Launch::new("bomb", PLAIN).start(node, [&bomb, "--max", "150", "--seconds", "60"])?;
         wait_for("it has exploded", || Ok(integration::members(run.cgroup())?.len() > 50))?;
-        let said = node.json(["freeze", "bomb", "--reason", "too many"])?;
-        ensure!(said["verdict"] == "proved" && frozen(run.cgroup())?, "{said}");
-        eprintln!("fork bomb frozen in {} us", said["took_ns"].as_u64().unwrap_or_default() / 1000);
+        let output = node.json(["freeze", "bomb", "--reason", "too many"])?;
+        ensure!(output["verdict"] == "proved" && frozen(run.cgroup())?, "{output}");
+        eprintln!("fork bomb frozen in {} us", output["took_ns"].as_u64().unwrap_or_default() / 1000);
         node.ctl(["thaw", "bomb", "--reason", "to kill it running"])?.expect(0)?;
-        let said = node.json(["kill", "bomb", "--reason", "too many"])?;
-        ensure!(said["verdict"] == "proved", "{said}");
-        eprintln!("fork bomb killed in {} us", said["took_ns"].as_u64().unwrap_or_default() / 1000);
+        let output = node.json(["kill", "bomb", "--reason", "too many"])?;
+        ensure!(output["verdict"] == "proved", "{output}");
+        eprintln!("fork bomb killed in {} us", output["took_ns"].as_u64().unwrap_or_default() / 1000);
         wait_for("nothing of it is left", || Ok(!run.cgroup().exists()))?;
         wait_for("it has ended", || Ok(node.run("bomb")?["state"] == "ended"))
     })
@@ -208,9 +208,9 @@ fn a_run_whose_cgroup_vanishes_while_it_is_frozen_ends_and_nothing_hangs() -> Re
                 fs::write(own.path().join("cgroup.kill"), "1")?;
                 child.wait()?;
                 wait_for("the cgroup can be removed", || Ok(fs::remove_dir(own.path()).is_ok()))?;
-                let said = asked.wait_with_output()?;
+                let output = asked.wait_with_output()?;
                 // Frozen before, or nobody left to freeze; or the run was over already.
-                ensure!(matches!(said.status.code(), Some(0 | 1 | 3 | 5 | 6)), "{said:?}");
+                ensure!(matches!(output.status.code(), Some(0 | 1 | 3 | 5 | 6)), "{output:?}");
                 wait_for("it has ended", || Ok(node.run(&name)?["state"] == "ended"))
             })();
             let _ = child.kill();

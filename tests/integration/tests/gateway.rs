@@ -49,7 +49,7 @@ fn metrics_follow_a_run_and_are_not_served_while_the_daemon_is_away() -> Result<
         };
         wait_for("metrics show the freeze", || Ok(frozen(&gateway.metrics()?))).with_context(|| gateway.log())?;
         match promtool(&gateway.metrics()?)? {
-            Some(said) => ensure!(said.is_empty(), "{said}"),
+            Some(text) => ensure!(text.is_empty(), "{text}"),
             None => eprintln!("promtool is not installed: the format was not checked"),
         }
         node.kill9()?;
@@ -88,8 +88,8 @@ fn only_the_configured_user_in_the_configured_cgroup_is_the_gateway() -> Result<
         // As the gateway it reads metrics, and nothing else.
         let mut caller = integration::Caller::new(node, NOBODY)?;
         std::fs::write(cgroup.path().join("cgroup.procs"), caller.pid().to_string())?;
-        let said = caller.ask("cordon")?;
-        ensure!(said.starts_with("PermissionDenied"), "{said}");
+        let answer = caller.ask("cordon")?;
+        ensure!(answer.starts_with("PermissionDenied"), "{answer}");
         Ok(())
     })
 }

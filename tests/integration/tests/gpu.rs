@@ -143,8 +143,8 @@ fn without_the_library_the_node_reports_that_gpus_are_not_seen() -> Result<()> {
         let policy = node.policy("hot", HOT)?.display().to_string();
         let refused = node.ctl(["run", "-p", &policy, "--user", "nobody", "--", "true"])?.expect(1)?;
         ensure!(refused.err.contains("too-hot"), "{refused:?}");
-        let said = node.wait_for_event("NVML's first word", |e| e["body"]["type"] == "nvml")?;
-        ensure!(said["body"]["blind"].to_string().contains("nonexistent"), "{said}");
+        let output = node.wait_for_event("NVML's first word", |e| e["body"]["type"] == "nvml")?;
+        ensure!(output["body"]["blind"].to_string().contains("nonexistent"), "{output}");
         Ok(())
     })
 }

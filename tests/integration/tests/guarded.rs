@@ -44,7 +44,7 @@ fn is_guarded(node: &Node, name: &str, why: &str) -> Result<Value> {
     let page = node.ctl(["describe", name])?.expect(0)?.out;
     ensure!(page.contains("guarded, not judged"), "{page}");
     ensure!(node.ctl(["node", "status"])?.expect(0)?.out.contains("NOT JUDGED"));
-    let health = || node.ctl(["node", "health", "-o", "json"]).map(|said| said.out);
+    let health = || node.ctl(["node", "health", "-o", "json"]).map(|output| output.out);
     wait_for("the node's health has it", || Ok(health()?.contains("runs-not-judged")))
         .with_context(|| health().unwrap_or_default())?;
     Ok(run)

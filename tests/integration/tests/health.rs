@@ -115,7 +115,7 @@ fn the_kernels_log_reports_an_xid_that_nvml_does_not() -> Result<()> {
         let bus = node.json(["gpu", "describe", "0"])?["pci"].as_str().unwrap_or_default().to_owned();
         ensure!(!bus.is_empty(), "the GPU's place is not told");
         let mut out = fs::OpenOptions::new().append(true).open(&log)?;
-        // A user's own line says nothing; the kernel's does, however often it is said.
+        // A user's own line counts for nothing; the kernel's does, however often it comes.
         let mut lines = format!("12,1,1,-;NVRM: Xid (PCI:{bus}): 79, from a user\n");
         for n in 2..2_000 {
             lines.push_str(&format!("4,{n},1,-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n"));

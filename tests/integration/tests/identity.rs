@@ -43,12 +43,12 @@ fn a_process_that_is_moved_into_a_run_keeps_no_rights_of_its_connection() -> Res
         ensure!(before.contains("victim") && before.contains("cage"), "as root outside: {before}");
         fs::write(cage.cgroup().join("cgroup.procs"), caller.pid().to_string())?;
         for command in ["cordon", "start way-out", "control cage thaw"] {
-            let said = caller.ask(command)?;
-            ensure!(said.starts_with("PermissionDenied"), "{command}: {said}");
+            let output = caller.ask(command)?;
+            ensure!(output.starts_with("PermissionDenied"), "{command}: {output}");
         }
         for command in ["control victim kill", "control victim freeze"] {
-            let said = caller.ask(command)?;
-            ensure!(said.starts_with("NotFound"), "{command}: {said}");
+            let output = caller.ask(command)?;
+            ensure!(output.starts_with("NotFound"), "{command}: {output}");
         }
         ensure!(caller.ask("list")? == "Ok cage", "{}", caller.ask("list")?);
         ensure!(members(cage.cgroup())?.contains(&caller.pid()), "it left its run");
@@ -67,8 +67,8 @@ fn the_log_names_the_process_as_it_was_when_it_asked() -> Result<()> {
         ensure!(first.contains("asked"), "{first}");
         let elsewhere = TestCgroup::new("asks")?;
         fs::write(elsewhere.path().join("cgroup.procs"), caller.pid().to_string())?;
-        let said = caller.ask("control asked freeze")?;
-        ensure!(said.starts_with("Ok"), "{said}");
+        let output = caller.ask("control asked freeze")?;
+        ensure!(output.starts_with("Ok"), "{output}");
         let stat = fs::read_to_string(format!("/proc/{}/stat", caller.pid()))?;
         let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
         let started: u64 = after_name.split(' ').nth(19).context("field 22 of stat")?.parse()?;
@@ -99,8 +99,8 @@ fn a_process_that_became_a_run_does_not_leave_it_by_a_second_start() -> Result<(
             let run = node.run(started.strip_prefix("Ok ").context(started.clone())?)?;
             let cgroup = caller.cgroup()?;
             ensure!(cgroup == format!("/{}", run["cgroup"].as_str().unwrap_or_default()), "{cgroup}");
-            let said = caller.ask("start lax")?;
-            ensure!(said.starts_with("PermissionDenied") && said.contains("may not start"), "{uid}: {said}");
+            let output = caller.ask("start lax")?;
+            ensure!(output.starts_with("PermissionDenied") && output.contains("may not start"), "{uid}: {output}");
             ensure!(caller.cgroup()? == cgroup, "{uid}: it left its run for {}", caller.cgroup()?);
         }
         Ok(())
@@ -115,10 +115,10 @@ fn a_connection_is_of_use_to_nobody_but_the_process_that_made_it() -> Result<()>
         for cgroup in [cage.cgroup(), outside.path()] {
             for command in ["cordon", "start way-out", "control cage kill"] {
                 let mut caller = Caller::new(node, 0)?;
-                let said = caller.ask(&format!("pass {} {command}", cgroup.display()))?;
+                let output = caller.ask(&format!("pass {} {command}", cgroup.display()))?;
                 ensure!(
-                    said.starts_with("PermissionDenied") && said.contains("its own connection"),
-                    "{command}: {said}"
+                    output.starts_with("PermissionDenied") && output.contains("its own connection"),
+                    "{command}: {output}"
                 );
             }
         }
@@ -243,8 +243,8 @@ fn a_start_that_its_caller_gives_up_leaves_no_run() -> Result<()> {
             ensure!(caller.ask("list")?.starts_with("Ok"));
             let command = format!("abandon {} start ghost-{round}", round * 500);
             if round % 4 < 2 {
-                let said = caller.ask(&command)?;
-                match said.strip_prefix("Ok ") {
+                let output = caller.ask(&command)?;
+                match output.strip_prefix("Ok ") {
                     Some(_) => started += 1,
                     // The answer may have been on its way when the caller gave up: then the run is a whole one, with the caller in
                     // it, and ends with it.
@@ -255,7 +255,7 @@ fn a_start_that_its_caller_gives_up_leaves_no_run() -> Result<()> {
                         Ok(now == home
                             || listed.and_then(|run| own(&run)).is_some_and(|own| own == now.trim_matches('/')))
                     })
-                    .with_context(|| format!("round {round}: {said}"))?,
+                    .with_context(|| format!("round {round}: {output}"))?,
                 }
             } else {
                 caller.tell(&command)?;

@@ -73,8 +73,8 @@ fn an_incident_is_proved_from_its_file_on_a_machine_that_has_only_the_key() -> R
         let (_run, incident) = violated(node, "leaks")?;
         let file = node.file("incident.tar");
         let path = file.display().to_string();
-        let said = node.ctl(["incident", "export", &incident, "-o", &path])?.expect(0)?;
-        ensure!(said.out.contains("1 recording"), "{said:?}");
+        let output = node.ctl(["incident", "export", &incident, "-o", &path])?.expect(0)?;
+        ensure!(output.out.contains("1 recording"), "{output:?}");
         ensure!(fs::metadata(&file)?.permissions().mode() & 0o777 == 0o600, "others may read it");
         let again = node.ctl(["incident", "export", &incident, "-o", &path])?.expect(1)?;
         ensure!(again.err.contains("exists"), "{again:?}");
@@ -155,8 +155,8 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
         let mut command = Command::new(program("failsafectl")?);
         command.env_clear().arg("--state-dir").arg(copy.path().join("state"));
         command.args(["incident", "export", &incident, "--offline", "-o"]).arg(&offline);
-        let said = CommandOutput::of(&mut command)?.expect(0)?;
-        ensure!(!said.out.contains("missing"), "{said:?}");
+        let output = CommandOutput::of(&mut command)?.expect(0)?;
+        ensure!(!output.out.contains("missing"), "{output:?}");
         fs::copy(&offline, elsewhere.file())?;
         let page = elsewhere.verify(&["--keys", "keys"])?.expect(0)?.out;
         ensure!(words(&page).contains("recordings/0000.fsrec: the log has its hash"), "{page}");
@@ -180,8 +180,8 @@ fn an_incident_that_two_daemons_judged_has_the_recordings_of_both() -> Result<()
         wait_for("it has ended", || Ok(node.run("leaks")?["state"] == "ended"))?;
         let file = node.file("incident.tar");
         let path = file.display().to_string();
-        let said = node.ctl(["incident", "export", &incident, "-o", &path])?.expect(0)?;
-        ensure!(said.out.contains("2 recordings"), "{said:?}");
+        let output = node.ctl(["incident", "export", &incident, "-o", &path])?.expect(0)?;
+        ensure!(output.out.contains("2 recordings"), "{output:?}");
         let page = Elsewhere::new(node, &file)?.verify(&["--keys", "keys"])?.expect(0)?.out;
         let expected = "recordings/0000.fsrec, recordings/0001.fsrec: the log has the hash of each";
         ensure!(words(&page).contains(expected), "{page}");
@@ -248,7 +248,7 @@ for name in entries:
 assert policies == {"sha256:" + sha(b"failsafe-policy-v2\n" + parts["policy.json"]).hex()}
 print(len(entries))
 "#;
-    let said = CommandOutput::of(Command::new(python).args(["-I", "-c", program]).arg(file))?.expect(0)?;
-    ensure!(said.out.trim().parse::<u32>()? >= 5, "{said:?}");
+    let output = CommandOutput::of(Command::new(python).args(["-I", "-c", program]).arg(file))?.expect(0)?;
+    ensure!(output.out.trim().parse::<u32>()? >= 5, "{output:?}");
     Ok(())
 }

@@ -207,9 +207,9 @@ fn a_watch_of_incidents_begins_with_the_open_ones_and_goes_on_after_a_restart() 
         ensure!(known == [(Some(of_a.as_str()), Some("a")), (Some(of_b.as_str()), Some("b"))], "{shown}");
         ensure!(all.iter().all(|it| it["owner_uid"] == NOBODY), "{shown}");
         let watched = |since: u64| -> Result<Vec<serde_json::Value>> {
-            let said =
+            let output =
                 node.ctl(["incident", "watch", "--once", "--since", &since.to_string(), "-o", "json"])?.expect(0)?;
-            said.out.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+            output.out.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
         };
         let mut after = watched(revision)?;
         let last = after.pop().context("nothing came")?;
@@ -270,7 +270,7 @@ fn an_owner_sees_the_incidents_of_its_own_runs_only() -> Result<()> {
         node.ctl_as(NOBODY, ["incident", "show", &own])?.expect(0)?;
         let hidden = node.ctl_as(NOBODY, ["incident", "show", &other])?.expect(6)?;
         let none = node.ctl_as(NOBODY, ["incident", "show", "inc-5f0c9a1b2c3d-1"])?.expect(6)?;
-        let text = |said: &str, id: &str| said.replace(id, "ID");
+        let text = |output: &str, id: &str| output.replace(id, "ID");
         ensure!(text(&hidden.err, &other) == text(&none.err, "inc-5f0c9a1b2c3d-1"), "{hidden:?} {none:?}");
         let by_run = node.ctl_as(NOBODY, ["incident", "list", "--run", "other"])?.expect(6)?;
         ensure!(by_run.err.contains("no run `other`"), "{by_run:?}");

@@ -70,16 +70,16 @@ fn kernel_log_records_of_the_time_without_a_daemon_are_judged_once_and_reported_
     let tables = format!("[kernel_log]\npath = {:?}\n", log.display().to_string());
     on_gpu_node("kmsg-past", TWO_GPUS, &tables, |node| {
         let reasons = |node: &Node, gpu: Option<&str>| -> Result<Value> {
-            let said = match gpu {
+            let output = match gpu {
                 Some(gpu) => node.json(["gpu", "describe", gpu])?["reasons"].clone(),
                 // Its exit code is the node's level.
                 None => node.ctl(["node", "health", "-o", "json"])?.json()?["node"]["reasons"].clone(),
             };
-            Ok(said)
+            Ok(output)
         };
         let count = |node: &Node, gpu: Option<&str>, code: &str| -> Result<Option<u64>> {
-            let said = reasons(node, gpu)?;
-            let found = said.as_array().and_then(|all| all.iter().find(|r| r["code"] == code));
+            let output = reasons(node, gpu)?;
+            let found = output.as_array().and_then(|all| all.iter().find(|r| r["code"] == code));
             Ok(found.and_then(|r| r["count"].as_u64()))
         };
         wait_for("the line from before the first start", || Ok(count(node, None, "nic-slot-power")? == Some(1)))?;

@@ -53,9 +53,9 @@ fn the_plugin_turns_each_answer_into_an_exit_code_of_node_problem_detector() -> 
         ("other", 0, 2),
         ("", 0, 2),
     ] {
-        let (said, calls) = plugin(argument, code, "the reason\nmore lines\n")?;
-        ensure!(said.code == expected, "{argument} {code}: {said:?}");
-        ensure!(said.out.lines().count() == 1 && !said.out.contains("more"), "one line is the message: {said:?}");
+        let (output, calls) = plugin(argument, code, "the reason\nmore lines\n")?;
+        ensure!(output.code == expected, "{argument} {code}: {output:?}");
+        ensure!(output.out.lines().count() == 1 && !output.out.contains("more"), "one line is the message: {output:?}");
         let asked = match argument {
             "unhealthy" => "node health --wait 8s --accept-degraded\n",
             "degraded" => "node health --wait 8s\n",
@@ -71,8 +71,8 @@ fn the_plugin_reports_that_failsafectl_is_not_installed() -> Result<()> {
     let root = TempDir::with_prefix("failsafe-it-npd-")?;
     let mut command = Command::new(file("failsafe-plugin.sh"));
     command.env_clear().env("PATH", "/usr/bin:/bin").env("FAILSAFE_ROOT", root.path()).arg("unhealthy");
-    let said = CommandOutput::of(&mut command)?.expect(2)?;
-    ensure!(said.out.contains("usr/lib/failsafe/bin/failsafectl is not installed on the node"), "{said:?}");
+    let output = CommandOutput::of(&mut command)?.expect(2)?;
+    ensure!(output.out.contains("usr/lib/failsafe/bin/failsafectl is not installed on the node"), "{output:?}");
     Ok(())
 }
 
@@ -88,8 +88,8 @@ fn the_plugin_reports_a_cordoned_node_and_a_daemon_that_does_not_answer() -> Res
         };
         wait_for("the node is healthy", || Ok(ask()?.code == 0))?;
         node.ctl(["node", "cordon", "--reason", "fan"])?.expect(0)?;
-        let said = ask()?.expect(1)?;
-        ensure!(said.out.starts_with("draining") && said.out.contains("fan"), "{said:?}");
+        let output = ask()?.expect(1)?;
+        ensure!(output.out.starts_with("draining") && output.out.contains("fan"), "{output:?}");
         node.stop()?;
         ask()?.expect(2).map(|_| ())
     })
@@ -140,8 +140,8 @@ fn the_manifests_have_the_schemas_of_kubernetes() -> Result<()> {
         CommandOutput::of(Command::new(&validate).args(["--kubernetes-version", VERSION, "--strict"]).arg(path))
     };
     for name in ["rbac.yaml", "daemonset.yaml", "device-taint-rule.yaml"] {
-        let said = judge(&file(name))?.expect(0)?;
-        ensure!(said.out.contains("passed") || said.err.contains("passed"), "no schema was found: {said:?}");
+        let output = judge(&file(name))?.expect(0)?;
+        ensure!(output.out.contains("passed") || output.err.contains("passed"), "no schema was found: {output:?}");
     }
     // A manifest that is wrong is refused, so this test can fail.
     let folder = TempDir::with_prefix("failsafe-it-manifest-")?;
@@ -157,7 +157,7 @@ fn shellcheck_finds_nothing_in_the_plugin_for_kubernetes() -> Result<()> {
         skip("shellcheck is not installed (Debian: shellcheck)");
         return Ok(());
     }
-    let said = CommandOutput::of(Command::new("shellcheck").arg(file("failsafe-plugin.sh")))?;
-    ensure!(said.code == 0, "{}{}", said.out, said.err);
+    let output = CommandOutput::of(Command::new("shellcheck").arg(file("failsafe-plugin.sh")))?;
+    ensure!(output.code == 0, "{}{}", output.out, output.err);
     Ok(())
 }

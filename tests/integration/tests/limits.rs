@@ -236,9 +236,9 @@ fn what_a_policy_quotes_does_not_reach_the_terminal() -> Result<()> {
         let text = format!("{POLICY}[[rule]]\nid = \"\u{1b}[2J{long}\" # {long}\nwhat\u{1b}]0;title\u{7} = 1\n");
         let path = node.policy("escapes", &text)?.display().to_string();
         for args in [&["policy", "check", "--offline", &path][..], &["policy", "check", &path]] {
-            let said = node.ctl(args)?.expect(1)?;
-            ensure!(!said.err.contains('\u{1b}') && !said.err.contains('\u{7}'), "{said:?}");
-            ensure!(said.err.lines().all(|line| line.len() < 6_000), "{} bytes", said.err.len());
+            let output = node.ctl(args)?.expect(1)?;
+            ensure!(!output.err.contains('\u{1b}') && !output.err.contains('\u{7}'), "{output:?}");
+            ensure!(output.err.lines().all(|line| line.len() < 6_000), "{} bytes", output.err.len());
         }
         Ok(())
     })

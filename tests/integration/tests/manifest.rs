@@ -34,9 +34,9 @@ fn runs_that_claim_other_seeds_differ_in_their_seed_and_the_regime_is_declared()
         let [first, second, third] = files;
         let (first, second, third) = (first?, second?, third?);
         let diff = |a: &PathBuf, b: &PathBuf| -> Result<(i32, Value)> {
-            let said =
+            let output =
                 node.ctl(["attest", "diff", "-o", "json", &a.display().to_string(), &b.display().to_string()])?;
-            Ok((said.code, said.json().with_context(|| said.err.clone())?))
+            Ok((output.code, output.json().with_context(|| output.err.clone())?))
         };
         let (code, answer) = diff(&first, &second)?;
         ensure!(code == 21 && answer["differences"][0]["path"] == "run/manifest/seeds/torch", "{answer:#}");
@@ -104,8 +104,8 @@ fn a_wrong_manifest_starts_nothing_and_secrets_and_strangers_are_kept_out() -> R
         let marked = marker.display().to_string();
         let args =
             ["run", "--no-watch", "-p", &policy, "--user", "nobody", "--manifest", &wrong, "--", "touch", &marked];
-        let said = node.ctl(args)?.expect(2)?;
-        ensure!(said.err.contains("wrong.toml:2:1") && !marker.exists(), "{said:?}");
+        let output = node.ctl(args)?.expect(2)?;
+        ensure!(output.err.contains("wrong.toml:2:1") && !marker.exists(), "{output:?}");
         ensure!(node.json(["list", "--all"])?.as_array().is_some_and(Vec::is_empty), "a run was started");
 
         let secret = manifest(node, "secret.toml", "[config]\nwandb_api_key = \"very-hidden\"\n")?;

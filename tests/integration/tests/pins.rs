@@ -53,12 +53,12 @@ fn a_folder_for_pins_outside_a_bpf_file_system_is_refused_by_a_check_and_by_a_st
         node.stop()?;
         for folder in [node.file("nowhere"), node.state_dir().to_owned()] {
             let file = pin_in(node, &folder)?;
-            for said in [check(&file)?, CommandOutput::of(&mut node.daemon_command()?)?] {
-                ensure!(said.code != 0, "{said:?}");
-                ensure!(said.err.contains("is not in a BPF file system"), "{said:?}");
+            for output in [check(&file)?, CommandOutput::of(&mut node.daemon_command()?)?] {
+                ensure!(output.code != 0, "{output:?}");
+                ensure!(output.err.contains("is not in a BPF file system"), "{output:?}");
                 ensure!(
-                    said.err.contains(&folder.display().to_string()) && said.err.contains("bpffs = \"\""),
-                    "{said:?}"
+                    output.err.contains(&folder.display().to_string()) && output.err.contains("bpffs = \"\""),
+                    "{output:?}"
                 );
             }
         }

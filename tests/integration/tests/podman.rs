@@ -77,8 +77,8 @@ fn frozen_container(node: &Node, podman: &Podman, name: &str) -> Result<(String,
 
 fn says(podman: &Podman, name: &str, text: &str) -> Result<String> {
     wait_for_some(&format!("container {name} prints `{text}`"), || {
-        let said = podman.command(["logs", name])?;
-        let all = said.out + &said.err;
+        let output = podman.command(["logs", name])?;
+        let all = output.out + &output.err;
         Ok(all.contains(text).then_some(all))
     })
 }
@@ -96,8 +96,8 @@ fn conmon_works(node: &Node, podman: &Podman, id: &str) -> Result<()> {
 fn a_container_of_podman_is_bounded_before_its_first_process_and_stays_frozen_over_unpause() -> Result<()> {
     on_engine("podman", |node, podman| {
         let id = podman.run("train", SCRIPT)?;
-        let said = says(podman, "train", "working")?;
-        ensure!(said.contains("Operation not permitted"), "the first connect was not refused: {said}");
+        let output = says(podman, "train", "working")?;
+        ensure!(output.contains("Operation not permitted"), "the first connect was not refused: {output}");
         let run = run_of(node, &id)?;
         ensure!(run["labels"]["failsafe.discover"] == "podman" && run["policy_name"] == "closed", "{run}");
         ensure!(run["labels"].get("failsafe.earlier").is_none(), "{run}");
@@ -117,11 +117,11 @@ fn a_container_of_podman_is_bounded_before_its_first_process_and_stays_frozen_ov
         wait_for("the container is frozen again", || frozen(&cgroup))?;
         ensure!(run_of(node, &id)?["state"] == "frozen", "{}", run_of(node, &id)?);
         conmon_works(node, podman, &id)?;
-        let said = podman.command(["exec", "train", "echo", "came in"])?;
-        ensure!(said.code != 0 && said.out.is_empty() && said.err.contains("is paused"), "{said:?}");
+        let output = podman.command(["exec", "train", "echo", "came in"])?;
+        ensure!(output.code != 0 && output.out.is_empty() && output.err.contains("is paused"), "{output:?}");
         node.ctl(["thaw", run["id"].as_str().context("an id")?, "--reason", "loss was reset"])?.expect(0)?;
-        let said = podman.command(["exec", "train", "echo", "came in"])?.expect(0)?;
-        ensure!(said.out == "came in\n", "{said:?}");
+        let output = podman.command(["exec", "train", "echo", "came in"])?.expect(0)?;
+        ensure!(output.out == "came in\n", "{output:?}");
         podman.command(["rm", "--force", "--time", "0", "train"])?.expect(0)?;
         run_ended(node, &run)?;
         node.log_is_whole()
@@ -132,8 +132,8 @@ fn a_container_of_podman_is_bounded_before_its_first_process_and_stays_frozen_ov
 fn podman_stops_and_removes_containers_that_are_frozen() -> Result<()> {
     on_engine("podman-stop", |node, podman| {
         let (id, run) = frozen_container(node, podman, "stopped")?;
-        let said = podman.command(["stop", "--time", "1", "stopped"])?;
-        ensure!(said.code == 0, "podman stop: {said:?}");
+        let output = podman.command(["stop", "--time", "1", "stopped"])?;
+        ensure!(output.code == 0, "podman stop: {output:?}");
         wait_for("its cgroup is removed", || Ok(!podman.cgroup(&id).exists()))?;
         run_ended(node, &run)?;
         podman.command(["rm", "stopped"])?.expect(0)?;
@@ -146,12 +146,12 @@ fn podman_stops_and_removes_containers_that_are_frozen() -> Result<()> {
         // Paused and frozen: Podman thaws a paused container before it kills it, and failsafe freezes it again.
         let (id, run) = frozen_container(node, podman, "paused")?;
         podman.command(["pause", "paused"])?.expect(0)?;
-        let said = podman.command(["rm", "--force", "--time", "1", "paused"])?;
-        ensure!(said.code == 0, "podman rm of a paused container: {said:?}");
+        let output = podman.command(["rm", "--force", "--time", "1", "paused"])?;
+        ensure!(output.code == 0, "podman rm of a paused container: {output:?}");
         wait_for("its cgroup is removed", || Ok(!podman.cgroup(&id).exists()))?;
         run_ended(node, &run)?;
-        let said = podman.command(["ps", "--all", "--quiet"])?.expect(0)?;
-        ensure!(said.out.trim().is_empty(), "{said:?}");
+        let output = podman.command(["ps", "--all", "--quiet"])?.expect(0)?;
+        ensure!(output.out.trim().is_empty(), "{output:?}");
         node.log_is_whole()
     })
 }

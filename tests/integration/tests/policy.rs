@@ -1,4 +1,4 @@
-//! Policies at the door: what is wrong with one is said with its place, and a node takes none that it cannot hold.
+//! Policies at the door: a mistake is reported with its place, and a node takes none that it cannot hold.
 
 use anyhow::{Result, ensure};
 use integration::{on_node, wait_for};
@@ -29,9 +29,12 @@ fn a_bad_policy_is_refused_with_file_line_and_column() -> Result<()> {
         ];
         for (name, text, place, word) in cases {
             let path = node.policy(name, &text)?.display().to_string();
-            let said = node.ctl(["policy", "check", "--offline", &path])?.expect(1)?;
+            let output = node.ctl(["policy", "check", "--offline", &path])?.expect(1)?;
             let place = format!("{name}.toml{place}");
-            ensure!(said.err.contains(&place) && said.err.contains(word), "expected {place} and {word}: {said:?}");
+            ensure!(
+                output.err.contains(&place) && output.err.contains(word),
+                "expected {place} and {word}: {output:?}"
+            );
             let json = node.ctl(["policy", "check", &path, "-o", "json"])?.expect(1)?.json()?;
             ensure!(json["valid"] == false && json["errors"][0]["line"].as_u64() > Some(0), "{json}");
             let run = node.ctl(["run", "-p", &path, "--user", "nobody", "--", "true"])?;

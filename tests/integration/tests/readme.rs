@@ -79,8 +79,8 @@ fn the_policy_of_the_readme_is_taken() -> Result<()> {
     let policy = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).context("no policy")?;
     on_node("readme", "", |node| {
         let path = node.policy("readme", policy)?.display().to_string();
-        let said = node.ctl(["policy", "check", "--node", &path])?.expect(0)?;
-        ensure!(said.out.contains("sha256:"), "{said:?}");
+        let output = node.ctl(["policy", "check", "--node", &path])?.expect(0)?;
+        ensure!(output.out.contains("sha256:"), "{output:?}");
         Ok(())
     })
 }
@@ -167,8 +167,8 @@ fn every_policy_in_the_documents_is_taken() -> Result<()> {
             let folder = tempfile::tempdir()?;
             let path = folder.path().join("example.toml");
             std::fs::write(&path, format!("{head}{block}"))?;
-            let said = CommandOutput::of(Command::new(program("failsafectl")?).args(["policy", "check"]).arg(&path))?;
-            ensure!(said.code == 0, "{document}: an example is refused: {}\n{block}", said.err);
+            let output = CommandOutput::of(Command::new(program("failsafectl")?).args(["policy", "check"]).arg(&path))?;
+            ensure!(output.code == 0, "{document}: an example is refused: {}\n{block}", output.err);
             seen += 1;
         }
     }

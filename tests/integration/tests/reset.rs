@@ -48,9 +48,12 @@ echo "GPU $3 was reset"
         ensure!(refused.err.contains("is being reset"), "{refused:?}");
         fs::write(&go_on, "")?;
         let done = reset.wait_with_output()?;
-        let said = String::from_utf8_lossy(&done.stdout);
-        ensure!(done.status.success() && said.contains("GPU GPU-"), "{done:?}");
-        ensure!(said.matches("sampler: ").count() == 1 && said.contains("--spare 1:"), "it was not let go of: {said}");
+        let output = String::from_utf8_lossy(&done.stdout);
+        ensure!(done.status.success() && output.contains("GPU GPU-"), "{done:?}");
+        ensure!(
+            output.matches("sampler: ").count() == 1 && output.contains("--spare 1:"),
+            "it was not let go of: {output}"
+        );
         wait_for("it is seen again", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 0))?;
         node.ctl(args)?.expect(0)?;
         node.wait_for_event("the reset on record", |e| e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true)?;

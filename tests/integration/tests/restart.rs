@@ -98,7 +98,7 @@ fn a_process_that_a_stranger_moves_out_of_a_frozen_run_is_brought_back() -> Resu
         })?;
         wait_for("it is still a live frozen run", || Ok(node.run("held")?["state"] == "frozen"))?;
         node.ctl(["thaw", "held", "--reason", "go"])?.expect(0)?;
-        // Of a run that is not contained, a stranger may move processes: a runtime may have its reasons. It is said.
+        // Of a run that is not contained, a stranger may move processes: a runtime may have its reasons. It is reported.
         fs::write(outside.path().join("cgroup.procs"), run.pid().to_string())?;
         wait_for("the departure is recorded, and only that", || {
             let events = node.events()?;
@@ -142,8 +142,8 @@ fn a_command_cut_by_the_daemons_death_ends_in_a_state_that_is_known() -> Result<
             }
             // Whatever it is, it can be ended.
             if state != "ended" {
-                let said = node.ctl(["kill", &name, "--reason", "the end"])?;
-                ensure!(said.code == 0 || said.err.contains("ended"), "{said:?}");
+                let output = node.ctl(["kill", &name, "--reason", "the end"])?;
+                ensure!(output.code == 0 || output.err.contains("ended"), "{output:?}");
                 run.ends()?;
             }
         }
@@ -314,11 +314,11 @@ fn every_event_around_a_stop_is_judged_by_one_of_the_two_daemons() -> Result<()>
         node.wait_for_event("the first is judged", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "each")?;
         node.stop()?;
         node.restart()?;
-        let said = || run.output().lines().find(|line| line.contains("\"sent\"")).map(str::to_owned);
-        wait_for("the burst is over", || Ok(said().is_some()))?;
-        let said: serde_json::Value = serde_json::from_str(&said().unwrap_or_default())?;
-        let sent = said["sent"].as_u64().context("how many were made")?;
-        ensure!(said["refused"] == sent, "{said}");
+        let output = || run.output().lines().find(|line| line.contains("\"sent\"")).map(str::to_owned);
+        wait_for("the burst is over", || Ok(output().is_some()))?;
+        let output: serde_json::Value = serde_json::from_str(&output().unwrap_or_default())?;
+        let sent = output["sent"].as_u64().context("how many were made")?;
+        ensure!(output["refused"] == sent, "{output}");
         let sent = usize::try_from(sent)?;
         wait_for("each is judged", || Ok(judged(node)?.len() >= sent))
             .with_context(|| format!("{} of {sent} were judged", judged(node).map_or(0, |all| all.len())))?;

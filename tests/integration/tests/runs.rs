@@ -15,9 +15,9 @@ fn a_command_runs_as_the_callers_user_in_its_own_cgroup_and_its_exit_code_is_pas
         let status = run.ends()?;
         ensure!(status.code() == Some(42), "{status}: {}", run.errors());
         let listed = node.run("first")?;
-        let said: Vec<String> = run.output().lines().map(str::to_owned).collect();
+        let output: Vec<String> = run.output().lines().map(str::to_owned).collect();
         let cgroup = format!("/{}", listed["cgroup"].as_str().unwrap_or_default());
-        ensure!(said == [NOBODY.to_string(), cgroup.clone(), run.id().to_owned()], "{said:?}, cgroup {cgroup}");
+        ensure!(output == [NOBODY.to_string(), cgroup.clone(), run.id().to_owned()], "{output:?}, cgroup {cgroup}");
         ensure!(listed["owner_uid"] == NOBODY, "{listed}");
         Ok(())
     })

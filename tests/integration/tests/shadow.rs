@@ -26,8 +26,8 @@ const BUSY: [&str; 3] = ["sh", "-c", "while :; do sleep 0.05; done"];
 /// The group of the report in which the shadow decided alone.
 fn found(node: &Node, args: &[&str]) -> Result<Value> {
     wait_for_some("the shadow decided alone", || {
-        let said = node.ctl([&["policy", "shadow", "report", "-o", "json"], args].concat())?;
-        let report = said.json()?;
+        let output = node.ctl([&["policy", "shadow", "report", "-o", "json"], args].concat())?;
+        let report = output.json()?;
         let groups = report["groups"].as_array().context("no groups")?;
         let alone = |group: &&Value| {
             group["rows"].as_array().is_some_and(|rows| {
@@ -91,8 +91,8 @@ fn a_user_adds_shadows_to_own_runs_only_and_sees_only_own_reports() -> Result<()
         add(NOBODY, own.id())?.expect(0)?;
         add(0, of_root.id())?.expect(0)?;
         found(node, &[of_root.name()])?;
-        let said = node.ctl_as(NOBODY, ["policy", "shadow", "list", "-o", "json"])?.json()?;
-        ensure!(said.as_array().is_some_and(|all| all.len() == 1 && all[0]["run_id"] == own.id()), "{said}");
+        let output = node.ctl_as(NOBODY, ["policy", "shadow", "list", "-o", "json"])?.json()?;
+        ensure!(output.as_array().is_some_and(|all| all.len() == 1 && all[0]["run_id"] == own.id()), "{output}");
         let report = node.ctl_as(NOBODY, ["policy", "shadow", "report", "-o", "json"])?.json()?;
         let groups = report["groups"].as_array().context("no groups")?;
         ensure!(groups.iter().all(|group| group["by_uid"] == NOBODY), "{report}");

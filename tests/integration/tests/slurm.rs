@@ -27,10 +27,10 @@ fn a_job_of_slurm_is_bounded_frozen_and_cancelled_without_a_change_of_its_script
     on_cluster("slurm", "", |node, slurm| {
         let job = slurm.submit(NOBODY, "job", &script()?)?;
         slurm.says("job", "working")?;
-        let said = slurm.output("job");
+        let output = slurm.output("job");
         for who in ["batch", "step"] {
-            let line = said.lines().find(|line| line.starts_with(who)).context("no line")?;
-            ensure!(line.contains("EPERM"), "the first connect of the {who} was not refused: {said}");
+            let line = output.lines().find(|line| line.starts_with(who)).context("no line")?;
+            ensure!(line.contains("EPERM"), "the first connect of the {who} was not refused: {output}");
         }
         let (batch, step) = (run_of_step(node, job, "batch")?, run_of_step(node, job, "0")?);
         for (run, name) in [(&batch, "batch"), (&step, "0")] {

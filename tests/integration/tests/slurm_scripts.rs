@@ -87,9 +87,9 @@ fn the_prolog_fails_only_for_a_bad_or_unknown_health_and_as_the_settings_say() -
         (CORDONED, "FAILSAFE_ACTION=report; if\n", 1),
     ] {
         let fakes = Fakes::new(health, IDLE, settings)?;
-        let said = fakes.run("prolog", &[("SLURM_JOB_ID", "7")])?;
-        ensure!(said.code == code, "{health:?} with {settings:?}: {said:?}");
-        ensure!(said.err.contains("job 7") != (health == HEALTHY), "{said:?}");
+        let output = fakes.run("prolog", &[("SLURM_JOB_ID", "7")])?;
+        ensure!(output.code == code, "{health:?} with {settings:?}: {output:?}");
+        ensure!(output.err.contains("job 7") != (health == HEALTHY), "{output:?}");
         ensure!(fakes.calls("scontrol").is_empty(), "a prolog calls no command of Slurm");
     }
     Ok(())
@@ -119,8 +119,8 @@ fn the_prolog_asks_about_the_gpus_of_the_job_alone() -> Result<()> {
 fn a_failsafectl_that_hangs_is_an_unknown_health() -> Result<()> {
     let fakes = Fakes::new(HEALTHY, IDLE, "FAILSAFE_WAIT=1\n")?;
     fakes.command("failsafectl", "exec sleep 600")?;
-    let said = fakes.run("prolog", &[])?.expect(1)?;
-    ensure!(said.err.contains("failsafectl did not answer within 6 s"), "{said:?}");
+    let output = fakes.run("prolog", &[])?.expect(1)?;
+    ensure!(output.err.contains("failsafectl did not answer within 6 s"), "{output:?}");
     Ok(())
 }
 
@@ -162,15 +162,15 @@ fn the_health_check_drains_and_resumes_only_what_nobody_else_drained() -> Result
 fn a_health_check_that_cannot_read_or_change_the_node_fails_with_the_reason() -> Result<()> {
     let fakes = Fakes::new(CORDONED, IDLE, "")?;
     fakes.command("scontrol", "echo slurm_load_node: Unable to contact slurm controller; exit 1")?;
-    let said = fakes.run("health-check", &[])?.expect(1)?;
-    ensure!(said.err.contains("n1: cannot read its state: slurm_load_node"), "{said:?}");
+    let output = fakes.run("health-check", &[])?.expect(1)?;
+    ensure!(output.err.contains("n1: cannot read its state: slurm_load_node"), "{output:?}");
     let fakes = Fakes::new(CORDONED, IDLE, "")?;
     fakes.command(
         "scontrol",
         &format!("[ $1 = show ] && cat {} && exit; echo denied; exit 1", fakes.file("node").display()),
     )?;
-    let said = fakes.run("health-check", &[])?.expect(1)?;
-    ensure!(said.err.contains("n1: cannot drain it: denied"), "{said:?}");
+    let output = fakes.run("health-check", &[])?.expect(1)?;
+    ensure!(output.err.contains("n1: cannot drain it: denied"), "{output:?}");
     Ok(())
 }
 
@@ -188,8 +188,11 @@ fn the_epilog_reports_the_incidents_of_its_job_and_always_succeeds() -> Result<(
         fakes.file("health").display()
     );
     fakes.command("failsafectl", &answer)?;
-    let said = fakes.run("epilog", &[("SLURM_JOB_ID", "7")])?.expect(0)?;
-    ensure!(said.err == "failsafe: job 7: run slurm-7.batch had an incident: failsafectl explain inc-1\n", "{said:?}");
+    let output = fakes.run("epilog", &[("SLURM_JOB_ID", "7")])?.expect(0)?;
+    ensure!(
+        output.err == "failsafe: job 7: run slurm-7.batch had an incident: failsafectl explain inc-1\n",
+        "{output:?}"
+    );
     let asked = "[list][--all][-o][wide]\n[explain][01-a]\n[explain][02-b]\n";
     ensure!(fakes.calls("failsafectl") == asked, "{}", fakes.calls("failsafectl"));
     ensure!(
@@ -201,8 +204,8 @@ fn the_epilog_reports_the_incidents_of_its_job_and_always_succeeds() -> Result<(
         [(vec![], HEALTHY), (vec![("SLURM_JOB_ID", "x")], HEALTHY), (vec![("SLURM_JOB_ID", "7")], AWAY)]
     {
         let fakes = Fakes::new(health, IDLE, "")?;
-        let said = fakes.run("epilog", &variables)?.expect(0)?;
-        ensure!(said.err.starts_with("failsafe: "), "{variables:?}: {said:?}");
+        let output = fakes.run("epilog", &variables)?.expect(0)?;
+        ensure!(output.err.starts_with("failsafe: "), "{variables:?}: {output:?}");
         ensure!(fakes.calls("scontrol").is_empty(), "an epilog calls no command of Slurm");
     }
     Ok(())
@@ -220,8 +223,8 @@ fn shellcheck_finds_nothing_in_the_scripts_for_slurm() -> Result<()> {
     }
     let mut shellcheck = Command::new("shellcheck");
     shellcheck.args(["--external-sources", "--shell", "sh", "--exclude", "SC2034"]).args(names.map(script));
-    let said = CommandOutput::of(shellcheck.current_dir(script("")))?;
-    ensure!(said.code == 0, "{}{}", said.out, said.err);
+    let output = CommandOutput::of(shellcheck.current_dir(script("")))?;
+    ensure!(output.code == 0, "{}{}", output.out, output.err);
     Ok(())
 }
 

@@ -61,8 +61,8 @@ fn stored(node: &Node, run: &str, at: &str, logged: &Value) -> Result<Value> {
     ensure!(logged["body"]["digest"] == format!("sha256:{sum}"), "{logged}");
     let mut verify = node.ctl_command(["attest", "verify", "-o", "json", "--keys"]);
     verify.args([&keys, &file]).env("FAILSAFE_SOCKET", "/nowhere");
-    let said = integration::CommandOutput::of(&mut verify)?.expect(0)?;
-    Ok(said.json()?["statement"]["predicate"].clone())
+    let output = integration::CommandOutput::of(&mut verify)?.expect(0)?;
+    Ok(output.json()?["statement"]["predicate"].clone())
 }
 
 fn factor<'a>(predicate: &'a Value, path: &str) -> Option<&'a Value> {
@@ -165,8 +165,8 @@ fn a_run_that_ends_at_once_has_a_statement_of_its_end_and_an_entry_that_it_has_n
         ensure!(start["body"]["digest"].is_null(), "{start}");
         let why = start["body"]["problem"].as_str().unwrap_or_default();
         ensure!(why.contains("ended before its programs were loaded"), "{start}");
-        let said = node.ctl(["attest", "run", "short", "--at", "start"])?.expect(6)?;
-        ensure!(said.err.contains(why), "{}", said.err);
+        let output = node.ctl(["attest", "run", "short", "--at", "start"])?.expect(6)?;
+        ensure!(output.err.contains(why), "{}", output.err);
         let end = stored(node, "short", "end", &entry(node, "short", "end")?)?;
         let library = factor(&end, "run/library").context("a group that says that it is not known")?;
         ensure!(library["status"] == "unavailable" && end["moment"]["readNs"] == "", "{library}");
@@ -201,8 +201,8 @@ fn statements_survive_a_crash_of_the_daemon_and_a_missing_one_is_made_after_it()
         ensure!(fs::metadata(&end_file)?.modified()? == made);
         // A statement that somebody swapped is not signed by this node's key about this moment: the verifier sees it.
         fs::copy(&start_file, &end_file)?;
-        let said = node.ctl(["attest", "run", "long", "--at", "end"])?;
-        ensure!(said.code == 1 && said.err.contains("is not the one that was stored"), "{said:?}");
+        let output = node.ctl(["attest", "run", "long", "--at", "end"])?;
+        ensure!(output.code == 1 && output.err.contains("is not the one that was stored"), "{output:?}");
         Ok(())
     })
 }

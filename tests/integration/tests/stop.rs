@@ -70,7 +70,7 @@ fn without_a_daemon_the_kernel_enforces_the_policy_and_the_next_daemon_ends_it()
         let sender = program("sender")?.display().to_string();
         let to = format!("{sender} --to 127.0.0.1:{port} --how tcp --count 1");
         let script = format!(
-            "while said=$({to}); do case $said in *EPERM*) break;; *) sleep 0.05;; esac; done; echo was $said\n\
+            "while output=$({to}); do case $output in *EPERM*) break;; *) sleep 0.05;; esac; done; echo was $output\n\
              until {to} | grep 'refused: none'; do sleep 0.05; done; echo allowed again; sleep 600"
         );
         let head = "on_dead_daemon = \"deny-egress\"\ndead_after = \"3s\"";

@@ -49,16 +49,16 @@ fn the_doctor_shows_the_enforcement_level_of_rules() -> Result<()> {
     on_node("worth", "", |node| {
         let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;
         let checks = doctor["checks"].as_array().context("checks")?;
-        let said = |kind: &str| -> Result<String> {
+        let output = |kind: &str| -> Result<String> {
             let check =
                 checks.iter().find(|c| c["area"] == "rules" && c["name"] == kind).context("no check of the kind")?;
             Ok(format!("{} {}", check["state"], check["detail"]))
         };
         let lsm = checks.iter().any(|c| c["name"] == "fs_lsm_file_open (lsm/file_open)" && c["state"] == "works");
         let expected = if lsm { "blocked-in-kernel" } else { "observed, arguments unreliable" };
-        ensure!(said("open")?.contains(expected), "{}", said("open")?);
-        ensure!(said("connect")? == "\"works\" \"blocked-in-kernel\"", "{}", said("connect")?);
-        ensure!(said("exit")?.contains("observed"), "{}", said("exit")?);
+        ensure!(output("open")?.contains(expected), "{}", output("open")?);
+        ensure!(output("connect")? == "\"works\" \"blocked-in-kernel\"", "{}", output("connect")?);
+        ensure!(output("exit")?.contains("observed"), "{}", output("exit")?);
         Ok(())
     })
 }

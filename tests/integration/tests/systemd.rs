@@ -24,7 +24,7 @@ fn installed_as_the_docs_say_a_contained_run_outlives_every_end_of_the_daemon() 
     if done.is_err() {
         let journal =
             CommandOutput::of(Command::new("journalctl").args(["--unit", UNIT, "--no-pager", "--lines", "80"]));
-        eprintln!("{}", journal.map_or_else(|error| format!("{error:#}"), |said| said.out));
+        eprintln!("{}", journal.map_or_else(|error| format!("{error:#}"), |output| output.out));
     }
     if let Some(mut run) = run {
         let _ended = run.kill().and_then(|()| run.wait());
@@ -41,8 +41,8 @@ fn installed() -> Result<()> {
     let built = program("failsafed")?.parent().context("no folder of programs")?.display().to_string();
     for line in block.lines().filter(|line| !line.starts_with("cargo build")) {
         let line = line.replace("target/release", &built);
-        let said = CommandOutput::of(Command::new("sh").args(["-c", &line]).current_dir(ROOT))?;
-        ensure!(said.code == 0, "{line}: {said:?}");
+        let output = CommandOutput::of(Command::new("sh").args(["-c", &line]).current_dir(ROOT))?;
+        ensure!(output.code == 0, "{line}: {output:?}");
     }
     Ok(())
 }

@@ -35,8 +35,8 @@ fn attest(node: &Node, name: &str, more: &[&str]) -> Result<(String, String)> {
 /// Verifies a file with `failsafectl` of which the daemon is out of reach: the exit code, JSON, and messages.
 fn verify(node: &Node, file: &str, more: &[&str]) -> Result<(i32, Value, String)> {
     let mut command = node.ctl_command(["attest", "verify", "-o", "json", file]);
-    let said = integration::CommandOutput::of(command.args(more).env("FAILSAFE_SOCKET", "/nowhere"))?;
-    Ok((said.code, said.json().unwrap_or_default(), said.err.clone()))
+    let output = integration::CommandOutput::of(command.args(more).env("FAILSAFE_SOCKET", "/nowhere"))?;
+    Ok((output.code, output.json().unwrap_or_default(), output.err.clone()))
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn root() -> PathBuf {
 fn jobs_under(node: &Node, around: &Around, name: &str) -> Result<()> {
     let script = around.jobs.join("all.sh").display().to_string();
     let mut run = around.run(node, name, name, &["/bin/sh", &script])?;
-    let said = |what: &str| fs::read_to_string(node.file(&format!("{name}.{what}"))).unwrap_or_default();
+    let output = |what: &str| fs::read_to_string(node.file(&format!("{name}.{what}"))).unwrap_or_default();
     let mut counted = serde_json::Value::Null;
     let ended = wait_for_some(&format!("the jobs under {name} end"), || {
         if let Some(status) = run.try_wait()? {
@@ -154,7 +154,7 @@ fn jobs_under(node: &Node, around: &Around, name: &str) -> Result<()> {
         // The run may not be listed yet.
         match node.run(name) {
             Ok(run) if run["state"] == "frozen" => bail!("the run was frozen"),
-            Ok(run) if said("out").contains("JOBS done") => {
+            Ok(run) if output("out").contains("JOBS done") => {
                 counted = run["kernel"].clone();
                 fs::write(node.file(&format!("work-{name}/seen")), "")?;
                 Ok(None)
@@ -167,11 +167,11 @@ fn jobs_under(node: &Node, around: &Around, name: &str) -> Result<()> {
         run.wait()?;
     }
     let explain = || {
-        let page = node.ctl(["explain", name]).map(|said| said.out).unwrap_or_default();
-        format!("{page}\n{}{}", said("out"), said("err"))
+        let page = node.ctl(["explain", name]).map(|output| output.out).unwrap_or_default();
+        format!("{page}\n{}{}", output("out"), output("err"))
     };
     let status = ended.with_context(explain)?;
-    for line in said("out").lines().filter(|line| line.contains(" SKIPPED ")) {
+    for line in output("out").lines().filter(|line| line.contains(" SKIPPED ")) {
         skip(&format!("under {name}: {}", line.trim_start_matches("JOB ")));
     }
     ensure!(status.success(), "the jobs ended with {status}\n{}", explain());
@@ -251,8 +251,8 @@ impl Around {
 
     /// A repository that anybody may clone; its port, or empty where git has no daemon.
     fn git(&mut self, folder: &Path) -> Result<String> {
-        let Ok(said) = CommandOutput::of(Command::new("git").arg("--exec-path")) else { return Ok(String::new()) };
-        let daemon = Path::new(said.out.trim()).join("git-daemon");
+        let Ok(output) = CommandOutput::of(Command::new("git").arg("--exec-path")) else { return Ok(String::new()) };
+        let daemon = Path::new(output.out.trim()).join("git-daemon");
         if !daemon.is_file() {
             return Ok(String::new());
         }
