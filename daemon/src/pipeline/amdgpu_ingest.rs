@@ -6,8 +6,8 @@
 use super::{
     Message, Sender,
     attribution::Work,
-    nvml_ingest::unread::{Change, Failing},
     gpu_ownership::{self, GpuOwnership},
+    nvml_ingest::unread::{Change, Failing},
 };
 use crate::{
     config::Config,
@@ -90,8 +90,12 @@ impl AmdgpuIngest {
     fn sample(&mut self, gpu: GpuId, at: MonoTime, sample: &Sample) {
         let live = self.registry.live();
         let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
-        let seen =
-            gpu_ownership::GpuWork { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
+        let seen = gpu_ownership::GpuWork {
+            source: Source::Amdgpu,
+            gpu: &gpu,
+            work: Work { at, utilization, energy },
+            mig: &[],
+        };
         let (processes, mut inputs) = self.ownership.take(seen, &sample.processes, &live);
         let runs = live.iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
         {

@@ -7,8 +7,8 @@
 use super::{
     Message, Sender,
     attribution::Work,
-    health,
     gpu_ownership::{self, GpuOwnership},
+    health,
 };
 use crate::{
     config::Config,
@@ -158,7 +158,12 @@ impl GpuRepeatState {
 }
 
 impl NvmlIngest {
-    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, ownership: &GpuOwnership) -> NvmlIngest {
+    fn new(
+        registry: &Arc<Registry>,
+        pipeline: &Sender,
+        node: &Arc<Mutex<NodeView>>,
+        ownership: &GpuOwnership,
+    ) -> NvmlIngest {
         NvmlIngest {
             registry: registry.clone(),
             pipeline: pipeline.clone(),
