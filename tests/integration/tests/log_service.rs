@@ -168,10 +168,10 @@ fn another_user_reads_and_proves_the_entries_of_own_runs_only() -> Result<()> {
 }
 
 /// `failsafectl` as root, with a state folder that has nothing: all that it knows comes from the daemon.
-fn from_daemon(node: &Node, args: &[&str]) -> Result<integration::Said> {
+fn from_daemon(node: &Node, args: &[&str]) -> Result<integration::CommandOutput> {
     let nowhere = node.file("nowhere");
     let args = args.iter().copied().chain(["--from-daemon"]);
-    integration::Said::of(node.ctl_command(args).env("FAILSAFE_STATE_DIR", nowhere))
+    integration::CommandOutput::of(node.ctl_command(args).env("FAILSAFE_STATE_DIR", nowhere))
 }
 
 #[test]
