@@ -11,7 +11,7 @@ use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 /// What is known of its run.
 pub enum Found {
     /// It is judged by this policy.
-    Live(Run, Arc<Policy>),
+    Live(Box<Run>, Arc<Policy>),
     /// It may be judged later.
     Guarded,
     /// It has ended.
@@ -21,7 +21,7 @@ pub enum Found {
 impl Found {
     /// `guarded` is looked at first: a run that is taken up between the two looks is live before it stops being guarded, so that it is found
     /// in one of them.
-    pub fn of(guarded: impl FnOnce() -> bool, live: impl FnOnce() -> Option<(Run, Arc<Policy>)>) -> Found {
+    pub fn of(guarded: impl FnOnce() -> bool, live: impl FnOnce() -> Option<(Box<Run>, Arc<Policy>)>) -> Found {
         let guarded = guarded();
         match live() {
             Some((run, enforced)) => Found::Live(run, enforced),
@@ -78,7 +78,7 @@ impl Pending {
     /// One attempt, or a look at what came of the last one. `send` hands an order to the pipeline.
     pub fn attempt(&mut self, found: Found, shadows: &Shadows, send: impl FnOnce(Order)) -> Attempt {
         let (run, enforced) = match found {
-            Found::Live(run, enforced) => (run, enforced),
+            Found::Live(run, enforced) => (*run, enforced),
             Found::Guarded => return Attempt::Waits,
             Found::Over => return Attempt::Over,
         };

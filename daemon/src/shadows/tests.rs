@@ -319,7 +319,7 @@ fn pending(asked: &Asked) -> Pending {
 }
 
 fn live(asked: &Asked) -> Found {
-    Found::Live(asked.run.clone(), asked.enforced.clone())
+    Found::Live(Box::new(asked.run.clone()), asked.enforced.clone())
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn a_run_that_is_taken_up_between_the_two_looks_is_not_over() {
     let looks = std::cell::Cell::new(0);
     // It is guarded at the first look, and live at the second.
     let look = || looks.replace(looks.get() + 1);
-    let found = Found::of(|| look() == 0, || (look() == 1).then(|| (one.run.clone(), one.enforced.clone())));
+    let found = Found::of(|| look() == 0, || (look() == 1).then(|| (Box::new(one.run.clone()), one.enforced.clone())));
     assert!(matches!(found, Found::Live(..)));
 }
 

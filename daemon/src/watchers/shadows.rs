@@ -56,7 +56,7 @@ impl ShadowKeep {
     /// Tries one again. False: nothing more is to be tried.
     fn waits(&self, one: &mut Pending, stop: &AtomicBool) -> bool {
         let run = one.run();
-        let live = || self.registry.get(run).map(|live| (live.known().clone(), live.policy.clone()));
+        let live = || self.registry.get(run).map(|live| (Box::new(live.known().clone()), live.policy.clone()));
         let found = Found::of(|| self.registry.is_guarded(run), live);
         let shadow = one.name().to_owned();
         match one.attempt(found, &self.shadows, |order| drop(self.pipeline.send(Message::Shadow(order)))) {

@@ -79,13 +79,12 @@ pub(super) fn prove(place: &Place<'_>, entry: u64) -> Result<ProofFile, Fail> {
     Ok(ProofFile { extra: Some(bytes), index: leaf, hashes, checkpoint })
 }
 
+/// The hashes of a proof, and the newer checkpoint.
+pub(super) type Extension = (Vec<Hash>, Vec<u8>);
+
 /// The proof that the log of a newer checkpoint extends an older one; `new`: `None` is the latest. Or the refusal of the daemon, which
 /// may be a finding about the log.
-pub(super) fn extends(
-    place: &Place<'_>,
-    old: &[u8],
-    new: Option<&[u8]>,
-) -> Result<Result<(Vec<Hash>, Vec<u8>), Status>, Fail> {
+pub(super) fn extends(place: &Place<'_>, old: &[u8], new: Option<&[u8]>) -> Result<Result<Extension, Status>, Fail> {
     let answer = block_on(async {
         let client = Client::connect(place.daemon).await?;
         let request = pb::ProveConsistencyRequest {
