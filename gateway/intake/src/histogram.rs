@@ -4,8 +4,8 @@
 //! buckets of a report ─► minus those of the report before, where they add up ─► .p50 .p90 .p99, and up to 64 values as .sample
 //! ```
 //! A value is known only by its bucket: it is placed evenly within it. So each of the results is wrong by the width of its bucket at
-//! most. The lowest and the highest bucket end at the least and the greatest value, where these are given; else the lowest ends at 0, if
-//! its bound is above 0, and a value beyond the last bound counts as that bound.
+//! most. The lowest and the highest bucket end at the least and the greatest value, where these are given of the same interval; else
+//! the lowest ends at 0, if its bound is above 0, and a value beyond the last bound counts as that bound.
 
 mod exponential;
 
@@ -22,6 +22,8 @@ const REMEMBERED: usize = 256;
 const REMEMBERED_BUCKETS: usize = 8_192;
 /// Quantiles, with the end of their name.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+/// The end of the name of a sample.
+const SAMPLE: &str = "sample";
 
 /// Counts by bucket.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +57,9 @@ impl Explicit {
     fn bucket(&self, at: usize, least: Option<f64>, greatest: Option<f64>) -> Option<(f64, f64)> {
         let upper = self.bounds.get(at).copied();
         let lower = at.checked_sub(1).and_then(|before| self.bounds.get(before)).copied();
+        // What is given as least and greatest may be wrong: one beyond the bucket says nothing of it.
+        let least = least.filter(|least| upper.is_none_or(|upper| *least <= upper));
+        let greatest = greatest.filter(|greatest| lower.is_none_or(|lower| *greatest >= lower));
         let upper = match (upper, greatest) {
             (Some(bound), Some(greatest)) => bound.min(greatest),
             (bound, greatest) => bound.or(greatest).or(lower)?,
@@ -65,7 +70,7 @@ impl Explicit {
             (None, None) => upper,
             (bound, least) => bound.or(least)?,
         };
-        // What is given as least and greatest may be wrong.
+        // The least may be given as more than the greatest.
         Some((lower.min(upper), upper))
     }
 }
@@ -75,9 +80,11 @@ impl Explicit {
 pub struct Report {
     /// When its counts began, in units of the sender; 0: not known.
     pub began: u64,
+    /// When it was made, in the same units; 0: not known.
+    pub made: u64,
     /// Whether its counts go on from the report before.
     pub adds_up: bool,
-    /// The least and the greatest value.
+    /// The least and the greatest value of all that is counted.
     pub least: Option<f64>,
     /// See `least`.
     pub greatest: Option<f64>,
@@ -112,39 +119,56 @@ impl Counts {
 }
 
 /// The last reports of series that add up, of one sender. Bounded: without room for one, its intervals are not known.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Earlier {
-    all: BTreeMap<String, (u64, Counts)>,
+    all: BTreeMap<String, Before>,
     buckets: usize,
+}
+
+/// The last report of a series.
+#[derive(Debug, Clone)]
+struct Before {
+    began: u64,
+    made: u64,
+    counts: Counts,
 }
 
 impl Earlier {
     /// What was observed since the last report of this series; `None`: that is not known, as it is the first one.
     pub fn interval(&mut self, series: &str, report: Report) -> Option<Interval> {
-        let Report { began, adds_up, least, greatest, counts } = report;
-        let counts = if adds_up { self.since(series, began, counts)? } else { counts };
+        let Report { adds_up, least, greatest, .. } = report;
+        let (counts, is_whole) = if adds_up { self.since(series, report)? } else { (report.counts, true) };
         let counts = match counts {
             Counts::Explicit(explicit) => explicit,
             Counts::Exponential(exponential) => exponential.explicit()?,
         };
-        Some(Interval { counts, least: finite(least), greatest: finite(greatest) })
+        // They may be of what was counted before the interval.
+        let of_interval = |value: Option<f64>| finite(value).filter(|_| is_whole);
+        Some(Interval { counts, least: of_interval(least), greatest: of_interval(greatest) })
     }
 
-    fn since(&mut self, series: &str, began: u64, counts: Counts) -> Option<Counts> {
+    /// What was counted since the report before, and whether that is all that the report counts.
+    fn since(&mut self, series: &str, report: Report) -> Option<(Counts, bool)> {
+        let Report { began, made, counts, .. } = report;
         let earlier = self.all.remove(series);
-        self.buckets -= earlier.as_ref().map_or(0, |(_, counts)| counts.buckets());
+        self.buckets -= earlier.as_ref().map_or(0, |before| before.counts.buckets());
         let buckets = self.buckets + counts.buckets();
         if self.all.len() < REMEMBERED && buckets <= REMEMBERED_BUCKETS {
             self.buckets = buckets;
-            self.all.insert(series.to_owned(), (began, counts.clone()));
+            self.all.insert(series.to_owned(), Before { began, made, counts: counts.clone() });
         }
-        let (before, earlier) = earlier?;
-        // It began anew: all of it came since.
-        if before != began {
-            return Some(counts);
+        let before = earlier?;
+        if before.began == began {
+            return Some((counts.since(&before.counts)?, false));
         }
-        counts.since(&earlier)
+        // It began anew after the report before: all of it came since. Otherwise it is not known what came since.
+        (before.made > 0 && began >= before.made).then_some((counts, true))
     }
+}
+
+/// The ends of the names of all results.
+pub(crate) fn parts() -> impl Iterator<Item = &'static str> {
+    QUANTILES.iter().map(|(part, _)| *part).chain([SAMPLE])
 }
 
 fn finite(value: Option<f64>) -> Option<f64> {
@@ -169,7 +193,7 @@ impl Interval {
         }
         let quantiles = QUANTILES.iter().map(|(part, of)| (*part, of * total as f64));
         let samples = total.min(SAMPLES);
-        let sample = |n: u64| ("sample", (n as f64 + 0.5) / samples as f64 * total as f64);
+        let sample = |n: u64| (SAMPLE, (n as f64 + 0.5) / samples as f64 * total as f64);
         let wanted = quantiles.chain((0..samples).map(sample));
         wanted.filter_map(|(part, rank)| Some((part, self.at(rank)?))).collect()
     }

@@ -126,15 +126,44 @@ impl Taken {
         }
     }
 
-    /// Takes what the buckets of the histogram `name` say. `of`: the same with its labels, as of a value.
-    fn distribution(&mut self, name: &str, of: &Value, earlier: &mut Earlier, report: Report) {
+    /// Takes what the buckets of the histogram `name` say. `of`: the same with its labels, as of a value. `source`: who counts, where a
+    /// client sends for several. `wanted`: the names that are taken.
+    fn distribution(
+        &mut self,
+        name: &str,
+        of: &Value,
+        source: &str,
+        earlier: &mut Earlier,
+        report: Report,
+        wanted: &dyn Fn(&str) -> bool,
+    ) {
         // A label is a part of the name.
-        let series = format!("{} {}", of.name, of.rank.as_deref().unwrap_or_default());
+        let series = format!("{source} {} {}", of.name, of.rank.as_deref().unwrap_or_default());
         let Some(interval) = earlier.interval(&series, report) else { return };
         let labels = of.name.strip_prefix(name).unwrap_or_default();
+        let mut is_long = false;
         for (part, value) in interval.values() {
             let name = format!("{name}.{part}{labels}");
-            self.take(if metric_name(&name) { Ok(Value { name, value, ..of.clone() }) } else { Err(Why::Labels) });
+            if !metric_name(&name) {
+                is_long = true;
+            } else if wanted(&name) {
+                self.take(Ok(Value { name, value, ..of.clone() }));
+            }
+        }
+        // Once, and not for each sample.
+        if is_long {
+            self.refuse(Why::Labels);
+        }
+    }
+
+    /// Takes what was read apart from it.
+    #[cfg(feature = "otlp")]
+    fn append(&mut self, other: Taken) {
+        for value in other.values {
+            self.take(Ok(value));
+        }
+        for (why, count) in other.refused {
+            self.refuse_many(why, count);
         }
     }
 

@@ -21,9 +21,11 @@ use opentelemetry_proto::tonic::{
     metrics::v1::{AggregationTemporality, Metric, metric::Data, number_data_point},
 };
 use prost::Message;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Temporality of a histogram of which the counts go on from report to report.
+/// Temporalities of a histogram: its counts go on from report to report, or are those since the report before.
 const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
+const DELTA: i32 = AggregationTemporality::Delta as i32;
 /// Bit of the flags of a data point: it has no value (`FLAG_NO_RECORDED_VALUE`).
 const NO_VALUE: u32 = 1;
 
@@ -157,20 +159,45 @@ fn number_of(number: f64, flags: u32) -> f64 {
 }
 
 fn taken(request: ExportMetricsServiceRequest, earlier: &mut Earlier) -> Taken {
-    let mut taken = Taken::default();
+    let (mut taken, mut distributions) = (Taken::default(), Taken::default());
     for resource in request.resource_metrics {
-        let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+        let mut attributes = resource.resource.iter().flat_map(|resource| &resource.attributes);
         // One that is no rank is refused with each value. It is copied for each: it can be as long as the request.
-        let rank = attributes.iter().find(|it| it.key == "rank").and_then(text);
+        let rank = attributes.find(|it| it.key == "rank").and_then(text);
         let rank = rank.map(|rank| if Series::rank(&rank).is_some() { rank } else { "?".to_owned() });
-        for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
-            take(&mut taken, metric, rank.as_deref(), earlier);
+        let of_resource = digest(&resource.resource, &resource.schema_url);
+        for scope in resource.scope_metrics {
+            let source = format!("{of_resource:x} {:x}", digest(&scope.scope, &scope.schema_url));
+            for metric in scope.metrics {
+                let from = Source { id: &source, rank: rank.as_deref() };
+                take(&mut taken, &mut distributions, metric, from, earlier);
+            }
         }
     }
+    // Last, so that they leave room for all other values.
+    taken.append(distributions);
     taken
 }
 
-fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>, earlier: &mut Earlier) {
+/// Stands for a resource or a scope, which can be as long as the request.
+fn digest(of: &Option<impl Message>, schema: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.as_ref().map(Message::encode_to_vec).hash(&mut hasher);
+    schema.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Of whom a metric is.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// The resource and the scope: two of them can have metrics of one name.
+    id: &'a str,
+    /// The rank of the resource.
+    rank: Option<&'a str>,
+}
+
+fn take(taken: &mut Taken, distributions: &mut Taken, metric: Metric, from: Source<'_>, earlier: &mut Earlier) {
+    let rank = from.rank;
     // One that is no name is refused with each value. It is copied for each: it can be as long as the request.
     let name = if metric_name(&metric.name) { metric.name } else { "?".to_owned() };
     let value = |taken: &mut Taken, part: &str, value: f64, attributes: &[KeyValue]| {
@@ -182,7 +209,7 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>, earlier: &mut Ear
         Some(Data::Gauge(gauge)) => gauge.data_points,
         Some(Data::Sum(sum)) => sum.data_points,
         Some(Data::Histogram(histogram)) => {
-            let adds_up = histogram.aggregation_temporality == CUMULATIVE;
+            let adds_up = adds_up(histogram.aggregation_temporality);
             for point in histogram.data_points.into_iter().filter(|point| point.flags & NO_VALUE == 0) {
                 let of = &point.attributes;
                 parts(taken, &value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
@@ -190,19 +217,22 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>, earlier: &mut Ear
                 let counts = (!point.bucket_counts.is_empty())
                     .then(|| Explicit::new(point.explicit_bounds, point.bucket_counts).map(Counts::Explicit));
                 let Some(counts) = counts else { continue };
-                let began = point.start_time_unix_nano;
+                let (began, made) = (point.start_time_unix_nano, point.time_unix_nano);
                 distribution(
-                    taken,
-                    (&name, of, rank),
+                    distributions,
+                    (&name, of, from),
                     counts,
-                    |counts| Report { began, adds_up, least: point.min, greatest: point.max, counts },
+                    |counts| {
+                        let adds_up = adds_up?;
+                        Some(Report { began, made, adds_up, least: point.min, greatest: point.max, counts })
+                    },
                     earlier,
                 );
             }
             return;
         }
         Some(Data::ExponentialHistogram(histogram)) => {
-            let adds_up = histogram.aggregation_temporality == CUMULATIVE;
+            let adds_up = adds_up(histogram.aggregation_temporality);
             for point in histogram.data_points.into_iter().filter(|point| point.flags & NO_VALUE == 0) {
                 let of = &point.attributes;
                 parts(taken, &value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
@@ -210,12 +240,15 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>, earlier: &mut Ear
                 let (above, below) =
                     ((above.offset, &above.bucket_counts[..]), (below.offset, &below.bucket_counts[..]));
                 let counts = Exponential::new(point.scale, point.zero_count, point.zero_threshold, above, below);
-                let began = point.start_time_unix_nano;
+                let (began, made) = (point.start_time_unix_nano, point.time_unix_nano);
                 distribution(
-                    taken,
-                    (&name, of, rank),
+                    distributions,
+                    (&name, of, from),
                     counts.map(Counts::Exponential),
-                    |counts| Report { began, adds_up, least: point.min, greatest: point.max, counts },
+                    |counts| {
+                        let adds_up = adds_up?;
+                        Some(Report { began, made, adds_up, least: point.min, greatest: point.max, counts })
+                    },
                     earlier,
                 );
             }
@@ -258,19 +291,29 @@ fn parts<const N: usize>(
     }
 }
 
-/// What the buckets of a data point say. One that has no valid buckets is refused once.
+/// Whether counts go on from report to report; `None`: that is not said, and then it is not known of which time they are.
+fn adds_up(temporality: i32) -> Option<bool> {
+    match temporality {
+        CUMULATIVE => Some(true),
+        DELTA => Some(false),
+        _ => None,
+    }
+}
+
+/// What the buckets of a data point say. One that has no valid buckets, or of no time that is known, is refused once.
 fn distribution(
     taken: &mut Taken,
-    (name, attributes, rank): (&str, &[KeyValue], Option<&str>),
+    (name, attributes, Source { id, rank }): (&str, &[KeyValue], Source<'_>),
     counts: Option<Counts>,
-    report: impl FnOnce(Counts) -> Report,
+    report: impl FnOnce(Counts) -> Option<Report>,
     earlier: &mut Earlier,
 ) {
     let Some(counts) = counts else { return taken.refuse(Why::Buckets) };
+    let Some(report) = report(counts) else { return taken.refuse(Why::Kind) };
     // With another name, or labels that are refused, nothing is remembered. It was counted with the parts.
     let whole = labels(attributes, rank).and_then(|labels| labelled(name, 0.0, labels));
     if let Ok(whole) = whole {
-        taken.distribution(name, &whole, earlier, report(counts));
+        taken.distribution(name, &whole, id, earlier, report, &|_| true);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     Labels, MOST, Taken, Value, Why,
-    histogram::{BUCKETS, Counts, Earlier, Explicit, Report},
+    histogram::{self, BUCKETS, Counts, Earlier, Explicit, Report},
     labelled,
 };
 use std::collections::BTreeMap;
@@ -15,14 +15,24 @@ const BUCKET: &str = "_bucket";
 
 /// Reads one answer. `earlier`: what the same port answered before.
 pub fn text(bytes: &[u8], earlier: &mut Earlier) -> Taken {
-    let (mut taken, mut histograms) = (Taken::default(), Histograms::default());
+    selected(bytes, earlier, &|_| true).0
+}
+
+/// Reads what is wanted of one answer, and how many samples are not. The limits hold for what is wanted.
+pub fn selected(bytes: &[u8], earlier: &mut Earlier, wanted: &dyn Fn(&str) -> bool) -> (Taken, usize) {
+    let (mut taken, mut histograms, mut not_wanted) = (Taken::default(), Histograms::default(), 0);
     for raw in bytes.split(|byte| *byte == b'\n') {
         match std::str::from_utf8(raw).map(str::trim) {
             Ok(text) if text.is_empty() || text.starts_with('#') => {}
             Ok(text) => match line(text) {
+                Ok(Sample::Other) => {}
+                Ok(Sample::Value(value)) if !wanted(&value.name) => not_wanted += 1,
                 Ok(Sample::Value(value)) => taken.take(Ok(value)),
                 Ok(Sample::Bucket { name, of, upper, count }) => {
-                    if let Err(why) = histograms.add(name, of, upper, count) {
+                    let labels = of.name.strip_prefix(&name).unwrap_or_default();
+                    if !histogram::parts().any(|part| wanted(&format!("{name}.{part}{labels}"))) {
+                        not_wanted += 1;
+                    } else if let Err(why) = histograms.add(name, of, upper, count) {
                         taken.refuse(why);
                     }
                 }
@@ -31,13 +41,15 @@ pub fn text(bytes: &[u8], earlier: &mut Earlier) -> Taken {
             Err(_) => taken.refuse(Why::Format),
         }
     }
-    histograms.take(&mut taken, earlier);
-    taken
+    histograms.take(&mut taken, earlier, wanted);
+    (taken, not_wanted)
 }
 
 /// What a line has.
 enum Sample {
     Value(Value),
+    /// It has the label of a bucket and is none. It is left out.
+    Other,
     /// So many values of the histogram `name`, which is `of` with its labels, are at most `upper`.
     Bucket {
         name: String,
@@ -77,15 +89,15 @@ impl Histograms {
         Ok(())
     }
 
-    fn take(self, taken: &mut Taken, earlier: &mut Earlier) {
+    fn take(self, taken: &mut Taken, earlier: &mut Earlier, wanted: &dyn Fn(&str) -> bool) {
         for OfOne { name, of, mut buckets } in self.all.into_values() {
             buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
             let Some(counts) = counts(&buckets) else {
                 taken.refuse(Why::Buckets);
                 continue;
             };
-            let report = Report { began: 0, adds_up: true, least: None, greatest: None, counts };
-            taken.distribution(&name, &of, earlier, report);
+            let report = Report { began: 0, made: 0, adds_up: true, least: None, greatest: None, counts };
+            taken.distribution(&name, &of, "", earlier, report, wanted);
         }
     }
 }
@@ -118,7 +130,7 @@ fn line(text: &str) -> Result<Sample, Why> {
         return Err(Why::Format);
     }
     let Some(upper) = labels.others.remove("le") else { return labelled(name, value, labels).map(Sample::Value) };
-    let name = name.strip_suffix(BUCKET).ok_or(Why::Name)?;
+    let Some(name) = name.strip_suffix(BUCKET) else { return Ok(Sample::Other) };
     let upper = number(&upper).filter(|upper| !upper.is_nan()).ok_or(Why::Buckets)?;
     // A count is whole; up to 2^53 exactly.
     if !(value >= 0.0 && value < u64::MAX as f64 && value.fract() == 0.0) {
@@ -203,6 +215,19 @@ mod tests {
     }
 
     #[test]
+    fn the_limits_hold_for_what_is_selected() {
+        let served = |count: u64| {
+            let histogram = |n: u64| format!("h{n}_bucket{{le=\"1\"}} {count}\nh{n}_bucket{{le=\"+Inf\"}} {count}\n");
+            (0..300).map(histogram).collect::<String>() + "loss 1\n"
+        };
+        let mut earlier = Earlier::default();
+        let mut read = |count| selected(served(count).as_bytes(), &mut earlier, &|name| name == "h99.p99");
+        assert_eq!(read(10), (Taken::default(), 599));
+        let (taken, not_wanted) = read(12);
+        assert_eq!((taken.lines().as_str(), not_wanted), ("h99.p99 9.9e-1\n", 599));
+    }
+
+    #[test]
     fn buckets_that_are_not_in_order_are_refused_once_for_each_histogram() {
         for bad in [
             "t_bucket{le=\"1\"} 5\nt_bucket{le=\"+Inf\"} 4\n",
@@ -233,6 +258,7 @@ latency_seconds_bucket{le="0.5"} 3
 latency_seconds_bucket{le="+Inf"} 4
 latency_seconds_sum 1.25
 latency_seconds_count 4
+latency_seconds:rate{le="0.5"} 3
 rpc{quantile="0.99"} +Inf
 # EOF
 "#,

@@ -8,7 +8,7 @@ fn explicit(bounds: &[f64], counts: &[u64]) -> Counts {
 }
 
 fn delta(counts: Counts) -> Report {
-    Report { began: 0, adds_up: false, least: None, greatest: None, counts }
+    Report { began: 0, made: 0, adds_up: false, least: None, greatest: None, counts }
 }
 
 fn cumulative(began: u64, counts: Counts) -> Report {
@@ -43,7 +43,7 @@ fn the_outer_buckets_end_at_the_least_and_the_greatest_value() {
     assert_eq!(part(&values(one), "sample"), [3.5, 4.5]);
     assert!(values(delta(explicit(&[], &[2]))).is_empty(), "nothing is known of the values");
     let wrong = Report { least: Some(50.0), greatest: Some(f64::NAN), ..delta(explicit(&[10.0], &[1, 0])) };
-    assert_eq!(part(&values(wrong), "sample"), [10.0], "what is not possible moves nothing out of its bucket");
+    assert_eq!(part(&values(wrong), "sample"), [5.0], "what is not possible counts as not given");
 }
 
 #[test]
@@ -56,11 +56,47 @@ fn counts_that_add_up_are_those_since_the_report_before() {
     assert_eq!(samples(7, &[100, 0, 0]), None, "the first says nothing of an interval");
     assert_eq!(samples(7, &[100, 1, 0]), Some(vec![15.0]));
     assert_eq!(samples(7, &[100, 1, 0]), Some(vec![]), "nothing was observed");
-    assert_eq!(samples(9, &[1, 0, 0]), Some(vec![5.0]), "it began anew");
+    assert_eq!(samples(9, &[1, 0, 0]), None, "it is not known when the report before was made");
     assert_eq!(samples(9, &[0, 0, 0]), None, "a count that falls");
     assert_eq!(samples(9, &[1, 0, 0]), Some(vec![5.0]));
     let other = earlier.interval("h", cumulative(9, explicit(&[10.0], &[5, 0])));
     assert_eq!(other, None, "other bounds");
+}
+
+#[test]
+fn counts_began_anew_only_if_they_began_after_the_report_before() {
+    let mut earlier = Earlier::default();
+    let mut samples = |began, made, counts: &[u64]| {
+        let report = Report { made, ..cumulative(began, explicit(&[10.0, 20.0], counts)) };
+        earlier.interval("h", report).map(|interval| part(&interval.values(), "sample"))
+    };
+    assert_eq!(samples(100, 200, &[9, 0, 0]), None);
+    assert_eq!(samples(200, 300, &[0, 1, 0]), Some(vec![15.0]), "it began anew");
+    assert_eq!(samples(101, 400, &[9, 9, 0]), None, "the counts of another process of that time");
+    assert_eq!(samples(200, 500, &[0, 2, 0]), None, "they are not those of the report before");
+}
+
+#[test]
+fn the_greatest_value_of_a_life_does_not_bound_an_interval() {
+    let mut earlier = Earlier::default();
+    let mut p99 = |began, made, count| {
+        let counts = explicit(&[10.0, 30.0], &[100, 0, count]);
+        let report = Report { made, least: Some(0.1), greatest: Some(3600.0), ..cumulative(began, counts) };
+        earlier.interval("h", report).map(|interval| part(&interval.values(), "p99"))
+    };
+    assert_eq!(p99(1, 2, 1), None);
+    assert_eq!(p99(1, 3, 3), Some(vec![30.0]), "3600 was observed in an earlier interval, or in this one");
+    assert!(p99(3, 4, 100).unwrap()[0] > 3000.0, "the counts and the greatest value began anew");
+}
+
+#[test]
+fn a_least_or_greatest_value_beyond_a_bucket_moves_no_value_out_of_it() {
+    for (least, greatest) in [(None, Some(0.0)), (Some(50.0), None), (Some(50.0), Some(0.0))] {
+        let report = Report { least, greatest, ..delta(explicit(&[10.0, 20.0, 30.0], &[2, 2, 2, 0])) };
+        let samples = part(&values(report), "sample");
+        assert!(samples.is_sorted(), "{least:?} {greatest:?}: {samples:?}");
+        assert_eq!(samples[2..], [12.5, 17.5, 22.5, 27.5], "{least:?} {greatest:?}");
+    }
 }
 
 #[test]

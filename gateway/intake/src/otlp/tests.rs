@@ -2,6 +2,7 @@
 
 use super::*;
 use opentelemetry_proto::tonic::{
+    common::v1::InstrumentationScope,
     metrics::v1::{
         ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint, NumberDataPoint,
         ResourceMetrics, ScopeMetrics, Sum, exponential_histogram_data_point,
@@ -97,6 +98,67 @@ fn the_buckets_of_a_histogram_are_quantiles_and_samples_of_the_interval() {
     assert_eq!(lines(&[5, 0, 0]), "t.count/op/x 5e0\n", "since when is not known");
     let second = lines(&[5, 1, 0]);
     assert!(second.ends_with("\nt.sample/op/x 1.5e0\n") && second.lines().count() == 5, "{second}");
+}
+
+#[test]
+fn histograms_of_one_name_of_two_resources_or_scopes_are_two() {
+    let cumulative = |count, began| {
+        let mut metric = histogram(AggregationTemporality::Cumulative, &[1.0, 2.0], &[count, 0, 0], vec![]);
+        let Some(Data::Histogram(data)) = &mut metric.data else { panic!("no histogram") };
+        for point in &mut data.data_points {
+            (point.start_time_unix_nano, point.time_unix_nano) = (began, 100);
+        }
+        metric
+    };
+    let of = |service: &str, scope: &str, count, began| {
+        let mut one = request(vec![word("service.name", service)], vec![cumulative(count, began)]);
+        let scope = InstrumentationScope { name: scope.into(), ..InstrumentationScope::default() };
+        one.resource_metrics[0].scope_metrics[0].scope = Some(scope);
+        one.resource_metrics.remove(0)
+    };
+    for began in [7, 8] {
+        let mut earlier = Earlier::default();
+        let mut samples = |counts: [u64; 3]| {
+            let resource_metrics =
+                vec![of("a", "x", counts[0], 7), of("b", "x", counts[1], began), of("a", "y", counts[2], began)];
+            let bytes = ExportMetricsServiceRequest { resource_metrics }.encode_to_vec();
+            let taken = protobuf(&bytes, &mut earlier).unwrap();
+            taken.values.iter().filter(|value| value.name == "t.sample").count()
+        };
+        assert_eq!(samples([10, 20, 30]), 0, "since when is not known");
+        assert_eq!(samples([11, 22, 33]), 6);
+    }
+}
+
+#[test]
+fn a_histogram_that_does_not_say_of_which_time_it_is_has_no_distribution() {
+    for temporality in [0, 3] {
+        let mut metric = histogram(AggregationTemporality::Delta, &[1.0], &[2, 0], vec![]);
+        let Some(Data::Histogram(data)) = &mut metric.data else { panic!("no histogram") };
+        data.aggregation_temporality = temporality;
+        let taken = read(vec![], vec![metric]);
+        assert_eq!((taken.lines().as_str(), taken.values.len()), ("!refused 1 kind\nt.count 2e0\n", 1));
+    }
+}
+
+#[test]
+fn a_name_that_is_too_long_for_samples_is_refused_once() {
+    let mut metric = histogram(AggregationTemporality::Delta, &[1.0], &[64, 0], vec![]);
+    metric.name = "t".repeat(58);
+    let taken = read(vec![], vec![metric]);
+    assert_eq!((taken.values.len(), taken.refused), (4, [(Why::Labels, 1)].into()), "its count and quantiles fit");
+}
+
+#[test]
+fn distributions_leave_room_for_all_other_values() {
+    let histograms = (0..150).map(|n| {
+        let attributes = vec![word("n", &n.to_string())];
+        histogram(AggregationTemporality::Delta, &[1.0], &[64, 0], attributes)
+    });
+    let mut metrics: Vec<Metric> = histograms.collect();
+    metrics.push(gauge("loss", vec![point(2.5, vec![])]));
+    let taken = read(vec![], metrics);
+    assert!(taken.values.iter().any(|value| value.name == "loss") && taken.refused.contains_key(&Why::Many));
 }
 
 #[test]
