@@ -70,6 +70,17 @@ enum Over {
     Grpc,
 }
 
+/// A request that was read.
+struct Read<'a> {
+    /// For failsafed.
+    lines: String,
+    /// The histograms that the client sent, this request included. They count when failsafed has answered: otherwise the client sends
+    /// the request again.
+    earlier: Earlier,
+    /// The room that they take.
+    _room: SemaphorePermit<'a>,
+}
+
 /// Answers the requests of one client.
 pub(super) struct Client {
     /// Requests are answered one after the other.
@@ -93,8 +104,11 @@ impl Client {
         };
         let mut reporter = self.reporter.lock().await;
         let failure = match self.read(over, request).await {
-            Ok((lines, _room)) => match reporter.report(&lines).await {
-                Ok(answer) => return answered(over, &answer),
+            Ok(Read { lines, earlier, _room }) => match reporter.report(&lines).await {
+                Ok(answer) => {
+                    *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = earlier;
+                    return answered(over, &answer);
+                }
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "metrics of a run cannot be reported");
                     Failure::new(
@@ -110,8 +124,8 @@ impl Client {
         failed(over, &failure)
     }
 
-    /// The lines for failsafed, and the room that they take.
-    async fn read(&self, over: Over, request: Request<Incoming>) -> Result<(String, SemaphorePermit<'_>), Failure> {
+    /// What a request says.
+    async fn read(&self, over: Over, request: Request<Incoming>) -> Result<Read<'_>, Failure> {
         let coding = Coding::of(over, request.headers())?;
         let body = tokio::time::timeout(READ, Limited::new(request.into_body(), MESSAGE + PREFIX).collect());
         let bytes = match body.await {
@@ -139,14 +153,11 @@ impl Client {
         let room = room.ok().and_then(Result::ok).ok_or_else(busy)?;
         let _alone = self.decoding.acquire().await;
         let message = if is_compressed { Cow::Owned(coding.decompress(message)?) } else { Cow::Borrowed(message) };
-        let taken = {
-            let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
-            form.read(&message, &mut earlier)
-        };
-        let taken = taken.map_err(|bad| {
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let taken = form.read(&message, &mut earlier).map_err(|bad| {
             Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, bad.to_string()).counted(Why::Format)
         })?;
-        Ok((taken.lines(), room))
+        Ok(Read { lines: taken.lines(), earlier, _room: room })
     }
 }
 

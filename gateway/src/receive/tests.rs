@@ -15,23 +15,27 @@ const JSON: &str = r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"
 
 /// Values that failsafed got, for each connection to it.
 fn failsafed(path: &Path, answer: &'static str) -> mpsc::Receiver<String> {
-    failsafed_that_restarts(path, 0, answer)
+    failsafed_that_restarts(path, (0, usize::MAX), answer)
 }
 
-/// The same; the first `ended` connections end without an answer.
-fn failsafed_that_restarts(path: &Path, ended: usize, answer: &'static str) -> mpsc::Receiver<String> {
+/// The same; the first `ended` connections end without an answer, and each further one after `answers`.
+fn failsafed_that_restarts(
+    path: &Path,
+    (ended, answers): (usize, usize),
+    answer: &'static str,
+) -> mpsc::Receiver<String> {
     let listener = net::UnixListener::bind(path).unwrap();
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok).skip(ended) {
             let tx = tx.clone();
-            std::thread::spawn(move || one_connection(stream, answer, &tx));
+            std::thread::spawn(move || one_connection(stream, (answer, answers), &tx));
         }
     });
     rx
 }
 
-fn one_connection(mut stream: net::UnixStream, answer: &str, got: &mpsc::Sender<String>) {
+fn one_connection(mut stream: net::UnixStream, (answer, mut left): (&str, usize), got: &mpsc::Sender<String>) {
     let mut first = [0; 2];
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"?\n");
@@ -45,10 +49,11 @@ fn one_connection(mut stream: net::UnixStream, answer: &str, got: &mpsc::Sender<
     assert_eq!(&first, b"!peer\n");
     let mut lines = String::new();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while reader.read_line(&mut lines).unwrap_or(0) > 0 {
+    while left > 0 && reader.read_line(&mut lines).unwrap_or(0) > 0 {
         if lines.ends_with("?\n") {
             got.send(std::mem::take(&mut lines)).unwrap();
             stream.write_all(answer.as_bytes()).unwrap();
+            left -= 1;
         }
     }
 }
@@ -162,7 +167,7 @@ async fn values_of_statsd_that_come_while_failsafed_is_away_are_a_gap_when_it_is
         metrics_socket: path("m.sock"),
         ..config::Receive::default()
     };
-    let got = failsafed_that_restarts(&path("m.sock.stream"), 1, "accepted 0 refused 3\n");
+    let got = failsafed_that_restarts(&path("m.sock.stream"), (1, usize::MAX), "accepted 0 refused 3\n");
     tokio::spawn(Server::bind(&config).unwrap().serve());
     let mut client = net::UnixStream::connect(path("statsd.sock")).unwrap();
     client.write_all(b"loss:1|g\nloss:2|g\nx\n").unwrap();
@@ -199,6 +204,31 @@ async fn a_failsafed_that_is_away_is_unavailable() {
     let rig = rig("", |config| config.metrics_socket = "/nowhere/m.sock".into());
     let (status, _) = post(&rig, "/v1/metrics", "application/json", JSON.into()).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_histogram_that_is_sent_again_after_503_keeps_its_distribution() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let config =
+        config::Receive { socket: path("otlp.sock"), metrics_socket: path("m.sock"), ..config::Receive::default() };
+    let got = failsafed_that_restarts(&path("m.sock.stream"), (0, 1), "accepted 1 refused 0\n");
+    tokio::spawn(Server::bind(&config).unwrap().serve());
+    let stream = UnixStream::connect(&config.socket).await.unwrap();
+    let (mut send, connection) = conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (count, status) in [(5, StatusCode::OK), (6, StatusCode::SERVICE_UNAVAILABLE), (6, StatusCode::OK)] {
+        let body = format!(
+            "{{\"resourceMetrics\":[{{\"scopeMetrics\":[{{\"metrics\":[{{\"name\":\"t\",\"histogram\":{{\"aggregationTemporality\":2,\
+             \"dataPoints\":[{{\"count\":\"{count}\",\"bucketCounts\":[\"{count}\",\"0\"],\"explicitBounds\":[1]}}]}}}}]}}]}}]}}"
+        );
+        let request = Request::post("/v1/metrics").header("host", "x").header("content-type", "application/json");
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        assert_eq!(send.send_request(request).await.unwrap().status(), status, "{count}");
+    }
+    assert_eq!(got.recv().unwrap(), "t.count 5e0\n?\n");
+    let again = got.recv().unwrap();
+    assert!(again.contains("t.sample 5e-1\n"), "{again}");
 }
 
 #[tokio::test]
