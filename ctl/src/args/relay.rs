@@ -1,7 +1,10 @@
 //! `relay`.
 
 use clap::Args as ClapArgs;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 /// `relay`.
 #[derive(Debug, ClapArgs)]
@@ -9,12 +12,14 @@ use std::{net::SocketAddr, path::PathBuf};
                         failsafectl relay --otlp 127.0.0.1:4317 --otlp 127.0.0.1:4318 --statsd 127.0.0.1:8125")]
 #[command(group = clap::ArgGroup::new("ports").required(true).multiple(true).args(["otlp", "statsd"]))]
 pub struct RelayArgs {
-    /// Take OTLP (gRPC and HTTP) at this loopback address [default without ADDRESS: 127.0.0.1:4317]. May be repeated.
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:4317", value_parser = loopback)]
-    pub otlp: Vec<SocketAddr>,
-    /// Take statsd over UDP at this loopback address [default without ADDRESS: 127.0.0.1:8125]. May be repeated.
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8125", value_parser = loopback)]
-    pub statsd: Vec<SocketAddr>,
+    /// Take OTLP (gRPC and HTTP) at this loopback address [default without ADDRESS: localhost:4317, which is 127.0.0.1 and ::1].
+    /// May be repeated.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "localhost:4317", value_parser = loopback)]
+    pub otlp: Vec<Loopback>,
+    /// Take statsd over UDP at this loopback address [default without ADDRESS: localhost:8125, which is 127.0.0.1 and ::1]. May be
+    /// repeated.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "localhost:8125", value_parser = loopback)]
+    pub statsd: Vec<Loopback>,
     /// The gateway's socket for OTLP.
     #[arg(long, env = "FAILSAFE_OTLP_SOCKET", default_value = "/run/failsafe-gateway/otlp.sock", value_name = "PATH")]
     pub otlp_socket: PathBuf,
@@ -34,10 +39,34 @@ pub struct RelayArgs {
     pub beside: bool,
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
+/// Where a port is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loopback {
+    /// At one address.
+    At(SocketAddr),
+    /// At both addresses that `localhost` may stand for: a library can take either.
+    Localhost(u16),
+}
+
+impl Loopback {
+    /// The addresses, each with whether this host may lack it.
+    pub fn addresses(self) -> Vec<(SocketAddr, bool)> {
+        match self {
+            Loopback::At(address) => vec![(address, false)],
+            Loopback::Localhost(port) => {
+                vec![((Ipv4Addr::LOCALHOST, port).into(), false), ((Ipv6Addr::LOCALHOST, port).into(), true)]
+            }
+        }
+    }
+}
+
+fn loopback(text: &str) -> Result<Loopback, String> {
     let expected = || format!("`{text}`, expected a loopback address with a port, such as 127.0.0.1:4317");
-    let address: SocketAddr = text.replacen("localhost:", "127.0.0.1:", 1).parse().map_err(|_| expected())?;
-    if address.ip().is_loopback() { Ok(address) } else { Err(expected()) }
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return port.parse().map(Loopback::Localhost).map_err(|_| expected());
+    }
+    let address: SocketAddr = text.parse().map_err(|_| expected())?;
+    if address.ip().is_loopback() { Ok(Loopback::At(address)) } else { Err(expected()) }
 }
 
 #[cfg(test)]
@@ -48,17 +77,22 @@ mod tests {
     fn parse(line: &str) -> Result<(Vec<String>, Vec<String>), String> {
         let args = Args::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
         let Command::Relay(relay) = args.command else { panic!("not relay") };
-        let text = |all: &[std::net::SocketAddr]| all.iter().map(ToString::to_string).collect();
+        let text = |all: &[super::Loopback]| {
+            all.iter().flat_map(|one| one.addresses()).map(|(address, _)| address.to_string()).collect()
+        };
         Ok((text(&relay.otlp), text(&relay.statsd)))
     }
 
     #[test]
     fn a_port_is_the_usual_one_unless_it_is_named_and_always_of_this_host() {
         let usual = parse("failsafectl relay --otlp --statsd").unwrap();
-        assert_eq!(usual, (vec!["127.0.0.1:4317".into()], vec!["127.0.0.1:8125".into()]));
-        let named = parse("failsafectl relay --otlp localhost:1 --otlp [::1]:2").unwrap();
-        assert_eq!(named, (vec!["127.0.0.1:1".into(), "[::1]:2".into()], vec![]));
-        for bad in ["failsafectl relay", "failsafectl relay --otlp 0.0.0.0:4317", "failsafectl relay --statsd 8125"] {
+        let both = |port| vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+        assert_eq!(usual, (both(4317), both(8125)));
+        let named = parse("failsafectl relay --otlp 127.0.0.1:1 --otlp [::1]:2 --statsd localhost:3").unwrap();
+        assert_eq!(named, (vec!["127.0.0.1:1".into(), "[::1]:2".into()], both(3)));
+        for bad in
+            ["failsafectl relay", "failsafectl relay --otlp 0.0.0.0:4317", "failsafectl relay --statsd localhost:x"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

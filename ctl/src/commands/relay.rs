@@ -17,8 +17,10 @@ use crate::{
     exit::{Exit, Fail},
     render::print,
 };
+use nix::errno::Errno;
 use std::{
     collections::BTreeMap,
+    io::{Write, stderr},
     net::SocketAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -42,15 +44,21 @@ pub(super) fn relay(args: &RelayArgs) -> Result<Exit, Fail> {
     block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         let mut ports = String::new();
-        for wanted in &args.otlp {
-            let listener = TcpListener::bind(wanted).await.map_err(|error| unbound(*wanted, &error))?;
-            let address = listener.local_addr().map_err(|error| unbound(*wanted, &error))?;
+        for (wanted, may_lack) in args.otlp.iter().flat_map(|wanted| wanted.addresses()) {
+            let listener = match TcpListener::bind(wanted).await {
+                Err(error) if may_lack && is_lacking(&error) => continue,
+                bound => bound.map_err(|error| unbound(wanted, &error))?,
+            };
+            let address = listener.local_addr().map_err(|error| unbound(wanted, &error))?;
             ports.push_str(&format!("OTLP at {address}\n"));
             tasks.spawn(otlp::accept(listener, address, args.otlp_socket.clone()));
         }
-        for wanted in &args.statsd {
-            let socket = UdpSocket::bind(wanted).await.map_err(|error| unbound(*wanted, &error))?;
-            let address = socket.local_addr().map_err(|error| unbound(*wanted, &error))?;
+        for (wanted, may_lack) in args.statsd.iter().flat_map(|wanted| wanted.addresses()) {
+            let socket = match UdpSocket::bind(wanted).await {
+                Err(error) if may_lack && is_lacking(&error) => continue,
+                bound => bound.map_err(|error| unbound(wanted, &error))?,
+            };
+            let address = socket.local_addr().map_err(|error| unbound(wanted, &error))?;
             ports.push_str(&format!("statsd at {address}\n"));
             tasks.spawn(statsd::receive(socket, args.statsd_socket.clone()));
         }
@@ -59,6 +67,11 @@ pub(super) fn relay(args: &RelayArgs) -> Result<Exit, Fail> {
         tasks.join_next().await;
         Err(Fail::new(Exit::Error, "a port of the relay is closed"))
     })
+}
+
+/// Whether the host lacks the address, as one without IPv6 does.
+fn is_lacking(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
 }
 
 fn unbound(address: SocketAddr, error: &std::io::Error) -> Fail {
@@ -78,6 +91,8 @@ enum Lost {
     Stranger,
     /// The gateway's socket cannot be reached.
     Gateway,
+    /// It waits until another one is closed.
+    Full,
     /// A datagram that is too large.
     Large,
     /// The tables of the kernel cannot be read.
@@ -92,7 +107,8 @@ impl Losses {
     fn report(&self, why: Lost, text: &str) {
         if let Some(earlier) = self.due(why, Instant::now()) {
             let more = if earlier > 0 { format!(" ({earlier} more since the last report)") } else { String::new() };
-            eprintln!("failsafectl relay: {}{more}", crate::render::clean(text));
+            // Nobody may be left to read it.
+            let _closed = writeln!(stderr(), "failsafectl relay: {}{more}", crate::render::clean(text));
         }
     }
 

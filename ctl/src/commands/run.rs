@@ -46,7 +46,7 @@ use std::{
 };
 
 pub(super) use again::rerun;
-pub(super) use environment::add as add_variables;
+pub(super) use environment::{add as add_variables, close_descriptors};
 
 /// What the child starts and becomes.
 struct Starting<'a> {

@@ -13,15 +13,17 @@ mod pass;
 
 pub(in crate::commands) use self::{detach::ITSELF, pass::allowed};
 
-use self::pass::{Pass, pass};
+use self::pass::{Before, Pass, pass};
 use crate::{
     args::ScrapeArgs,
     exit::{Exit, Fail},
     render::print,
 };
-use failsafe_intake::histogram::Earlier;
 use nix::unistd::getppid;
-use std::time::Duration;
+use std::{
+    io::{Write, stderr},
+    time::Duration,
+};
 
 /// A connection that the policy refuses is an event of the run each time, and may trip a rule: it is tried again after this.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
@@ -42,7 +44,7 @@ pub(super) fn scrape(args: &ScrapeArgs) -> Result<Exit, Fail> {
 }
 
 fn once(args: &ScrapeArgs) -> Result<Exit, Fail> {
-    let done = pass(args, &mut Earlier::default());
+    let done = pass(args, &mut Before::default());
     if args.json {
         print(&format!("{}\n", pass::json(args, &done)))?;
     }
@@ -54,7 +56,7 @@ fn once(args: &ScrapeArgs) -> Result<Exit, Fail> {
 }
 
 fn again_and_again(args: &ScrapeArgs, wanted: impl Fn() -> bool) -> Result<Exit, Fail> {
-    let (mut last, mut earlier) = (String::new(), Earlier::default());
+    let (mut last, mut earlier) = (String::new(), Before::default());
     while wanted() {
         let done = pass(args, &mut earlier);
         if args.json {
@@ -67,7 +69,8 @@ fn again_and_again(args: &ScrapeArgs, wanted: impl Fn() -> bool) -> Result<Exit,
         let failure = done.err().map(|fail| fail.to_string()).unwrap_or_default();
         // An endpoint that is not there yet, or no longer, is reported once.
         if !failure.is_empty() && failure != last {
-            eprintln!("{failure}\n  it is read again every {} s", pause.as_secs_f64());
+            // Nobody may be left to read it.
+            let _closed = writeln!(stderr(), "{failure}\n  it is read again every {} s", pause.as_secs_f64());
         }
         last = failure;
         std::thread::sleep(pause);

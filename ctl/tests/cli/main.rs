@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod archive;
+mod beside;
 mod cleanup;
 mod consistency;
 mod daemon;

@@ -95,6 +95,8 @@ pub(super) async fn prepare(
     let (changes, unknown) = compared(context, &of, asked, facts).await?;
     let manifest = claims.manifest.map(|(manifest, _)| manifest.canonical());
     let manifest = manifest.transpose().map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
+    // One that is not kept is refused at the start.
+    let policy = policy(context, &of).await.ok().and_then(|policy| serde_json::to_vec(&policy).ok());
     let variable = |(name, value): (String, Option<String>)| v1::RerunVariable { name, value };
     let gpus = |(gpu, slices): (&GpuId, &BTreeSet<String>)| (gpu.clone(), slices.clone());
     let slices: BTreeMap<GpuId, BTreeSet<String>> = of.run.mig.iter().map(gpus).collect();
@@ -117,6 +119,7 @@ pub(super) async fn prepare(
         checkpoints: claims.checkpoints.into_iter().map(|(it, at)| manifest::announced(it, at)).collect(),
         differences: changes.iter().map(super::restart_gate::shown).collect(),
         unknown,
+        policy: policy.unwrap_or_default(),
     })
 }
 

@@ -175,3 +175,24 @@ fn a_run_with_a_secret_in_its_command_is_not_started_with_the_redacted_text() ->
         Ok(())
     })
 }
+
+#[test]
+fn a_rerun_with_a_port_that_the_policy_refuses_is_an_error_before_it_is_started() -> Result<()> {
+    let closed =
+        format!("{PLAIN}\n[egress]\nallow = [{{ cidr = \"10.0.0.0/8\", ports = [443], protocol = \"tcp\" }}]\n");
+    on_node("rerun-scrape", "", |node| {
+        let end = sentinel(node, "end")?;
+        let script = format!("while ! grep -q end {}; do sleep 0.05; done", end.display());
+        let mut run = Launch::new("job", &closed).start(node, ["sh", "-c", &script])?;
+        read_and_ended(node, &mut run, &end)?;
+        let rerun = ["rerun", "job", "--from", "start", "--inherit"];
+        let refused = node.ctl(rerun.iter().copied().chain(["--scrape", "9400"]))?.expect(2)?;
+        ensure!(refused.err.contains("denied by [egress]"), "{}", refused.err);
+        let many = (0..17).flat_map(|_| ["--scrape", "9400"]);
+        let many = node.ctl(rerun.iter().copied().chain(many))?.expect(2)?;
+        ensure!(many.err.contains("--scrape is given 17 times (limit 16)"), "{}", many.err);
+        ensure!(events_of(node, "rerun")?.is_empty(), "nothing is started");
+        node.ctl(rerun)?.expect(0)?;
+        Ok(())
+    })
+}

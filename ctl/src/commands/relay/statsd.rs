@@ -21,7 +21,7 @@ const PACKET: usize = 8 << 10;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// For how long it counts that a sender is of the run, or is not.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// Senders that are remembered.
+/// Senders that are remembered, of each kind.
 const SENDERS: usize = 1_024;
 
 /// Carries datagrams for ever.
@@ -80,26 +80,48 @@ async fn send(to: &mut Option<UnixStream>, gateway: &Path, datagram: &[u8]) -> R
     Ok(())
 }
 
-/// Who was looked up, and when.
+/// Who was looked up, and when. Strangers take no place of a sender of the run.
 #[derive(Debug, Default)]
-struct Senders(BTreeMap<SocketAddr, (Instant, bool)>);
+struct Senders {
+    own: BTreeMap<SocketAddr, Instant>,
+    strangers: BTreeMap<SocketAddr, Instant>,
+}
 
 impl Senders {
     async fn is_own(&mut self, sender: SocketAddr) -> Result<bool, String> {
         let now = Instant::now();
-        if let Some((_, own)) = self.0.get(&sender).filter(|(at, _)| now.duration_since(*at) < KNOWN_FOR) {
-            return Ok(*own);
+        if let Some(own) = self.known(sender, now) {
+            return Ok(own);
         }
         let looked = tokio::task::spawn_blocking(move || owner::sends(sender)).await;
         let own = looked.unwrap_or_else(|error| Err(error.to_string()))?;
-        if self.0.len() >= SENDERS {
-            self.0.retain(|_, (at, _)| now.duration_since(*at) < KNOWN_FOR);
-        }
-        if self.0.len() < SENDERS {
-            self.0.insert(sender, (now, own));
-        }
+        self.remember(sender, own, now);
         Ok(own)
     }
+
+    fn known(&self, sender: SocketAddr, now: Instant) -> Option<bool> {
+        let is_in = |all: &BTreeMap<_, _>| all.get(&sender).is_some_and(|at| is_recent(*at, now));
+        if is_in(&self.own) {
+            return Some(true);
+        }
+        is_in(&self.strangers).then_some(false)
+    }
+
+    fn remember(&mut self, sender: SocketAddr, own: bool, now: Instant) {
+        let (all, others) =
+            if own { (&mut self.own, &mut self.strangers) } else { (&mut self.strangers, &mut self.own) };
+        others.remove(&sender);
+        if all.len() >= SENDERS {
+            all.retain(|_, at| is_recent(*at, now));
+        }
+        if all.len() < SENDERS {
+            all.insert(sender, now);
+        }
+    }
+}
+
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.duration_since(at) < KNOWN_FOR
 }
 
 #[cfg(test)]
@@ -127,6 +149,20 @@ mod tests {
         let mut got = [0; 13];
         second.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"\x09\0\0\0loss:22|g");
+    }
+
+    #[test]
+    fn strangers_take_no_place_of_a_sender_of_the_run() {
+        let (mut senders, now) = (Senders::default(), Instant::now());
+        let at = |port: usize| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        for port in 1..=2 * SENDERS {
+            senders.remember(at(port), false, now);
+        }
+        senders.remember(at(9_000), true, now);
+        senders.remember(at(1), true, now);
+        assert_eq!((senders.known(at(9_000), now), senders.known(at(1), now)), (Some(true), Some(true)));
+        assert_eq!((senders.known(at(2), now), senders.known(at(2 * SENDERS), now)), (Some(false), None));
+        assert_eq!(senders.known(at(2), now + KNOWN_FOR), None);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use self::{
     variables::{Missing, Variables, variables},
 };
 use super::{
-    Starting, launch, restart,
+    Starting, launch, restart, scraper,
     user::{self, Caller},
     watch, which,
 };
@@ -95,6 +95,9 @@ pub(in crate::commands) fn rerun(place: &Place<'_>, args: &RerunArgs) -> Result<
         environment.insert(CHECKPOINT.to_owned(), checkpoint.path.clone().into());
     }
     let user = user::choose(Some(&of.owner_uid.to_string()), &Caller::this())?;
+    if args.announce.is_none() {
+        scraper::check_again(&args.scrape, &of)?;
+    }
     if args.announce.is_none() && !args.no_watch {
         return watch::watch(place, user.is_other(), args.quiet, args.scrape.is_asked());
     }

@@ -86,7 +86,7 @@ pub(super) fn of_run(command: &mut Command, run: &Run, inherited: impl Fn(&str) 
 ///
 /// # Errors
 /// `/proc/self/fd` cannot be read.
-pub(super) fn close_descriptors() -> Result<(), Fail> {
+pub(in crate::commands) fn close_descriptors() -> Result<(), Fail> {
     let failed = |error| Fail::because("cannot list the open descriptors in /proc/self/fd", &error);
     // Collected first: reading the folder needs a descriptor that must not be closed below.
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")

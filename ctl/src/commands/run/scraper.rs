@@ -30,20 +30,37 @@ const MOST: usize = 16;
 /// Variables that a scraper reads.
 const VARIABLES: [&str; 2] = ["FAILSAFE_METRICS_SOCKET", "RANK"];
 
-/// Refuses what the policy refuses.
+/// Refuses what the policy of a new run refuses.
 pub(super) fn check(place: &Place<'_>, wanted: &RunScrape, asked: &Asked) -> Result<(), Fail> {
+    check_by(wanted, || match &asked.policy {
+        Some(policy) => Some(policy.clone()),
+        // The daemon reports what is wrong with a policy of the node that cannot be read here.
+        None => named(place, &asked.name),
+    })
+}
+
+/// Refuses what the policy of an ended run refuses, which the run is started again with.
+pub(super) fn check_again(wanted: &RunScrape, of: &pb::RerunPlan) -> Result<(), Fail> {
+    if wanted.is_asked() && of.policy.is_empty() {
+        return Err(Fail::usage("--scrape: failsafed does not say which policy the run has: remove --scrape"));
+    }
+    let mut unread = None;
+    check_by(wanted, || serde_json::from_slice(&of.policy).map_err(|error| unread = Some(error)).ok())?;
+    match unread {
+        None => Ok(()),
+        Some(error) => Err(Fail::because("--scrape: the policy of the run cannot be read", &error)),
+    }
+}
+
+/// Without a policy, only the number is bounded.
+fn check_by(wanted: &RunScrape, policy: impl FnOnce() -> Option<Policy>) -> Result<(), Fail> {
     if wanted.endpoints.len() > MOST {
         return Err(Fail::usage(format!("--scrape is given {} times (limit {MOST})", wanted.endpoints.len())));
     }
     if !wanted.is_asked() {
         return Ok(());
     }
-    let named = match &asked.policy {
-        Some(_) => None,
-        None => named(place, &asked.name),
-    };
-    // The daemon reports what is wrong with a policy of the node that cannot be read here.
-    let Some(policy) = asked.policy.as_ref().or(named.as_ref()) else { return Ok(()) };
+    let Some(policy) = &policy() else { return Ok(()) };
     let itself = super::watch::itself()?;
     let refused =
         |what: String, why: String, advice: String| Err(Fail::usage(format!("--scrape: {what}: {why}")).advise(advice));

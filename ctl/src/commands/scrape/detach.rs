@@ -8,6 +8,7 @@
 
 use super::owner;
 use crate::{
+    commands::run::close_descriptors,
     exit::{Exit, Fail},
     render::print,
 };
@@ -103,6 +104,8 @@ fn ended() -> Fail {
 /// Ends this process when the one of which standard input is a descriptor has ended. Also in the middle of a read: the process must
 /// not keep its run alive.
 pub(in crate::commands) fn end_with_the_caller() -> Result<(), Fail> {
+    // A lock or the end of a pipe that the caller or one before it left open would be held until the caller ends.
+    close_descriptors()?;
     let failed = |error: std::io::Error| Fail::because("cannot follow the process that started this one", &error);
     let caller = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
     // Ctrl-C at the terminal of the caller is for the caller.

@@ -105,7 +105,11 @@ fn cgroup(process: &Process) -> Option<String> {
     groups.into_iter().find(|group| group.hierarchy == 0).map(|group| group.pathname)
 }
 
+/// In a cgroup namespace, what is outside of it begins with `/..`, and what left it may end so.
 fn within(parent: &str, cgroup: &str) -> bool {
+    if cgroup.split('/').any(|part| part == "..") {
+        return false;
+    }
     let rest = cgroup.strip_prefix(parent.trim_end_matches('/'));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -154,5 +158,11 @@ mod tests {
     fn a_cgroup_is_within_itself_and_those_above() {
         assert!(within("/a", "/a") && within("/a", "/a/b") && within("/", "/a"));
         assert!(!within("/a", "/ab") && !within("/a/b", "/a"));
+    }
+
+    #[test]
+    fn a_cgroup_outside_of_the_namespace_is_within_none() {
+        assert!(!within("/", "/../other") && !within("/", "/..") && !within("/a", "/a/../b"));
+        assert!(within("/", "/..x"), "a name that begins with two dots is a name");
     }
 }

@@ -13,13 +13,16 @@ use crate::{
 use failsafe_intake::{Taken, Value, Why, histogram::Earlier, prometheus};
 use jiff::Timestamp;
 use serde_json::json;
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// A pass that ended well.
 pub(super) struct Pass {
     /// Size of what was read.
     bytes: usize,
-    /// Values that no `--name` selects.
+    /// Samples that no `--name` selects.
     not_selected: usize,
     /// What was sent.
     sent: Taken,
@@ -51,8 +54,23 @@ impl fmt::Display for Answer {
     }
 }
 
-/// `earlier`: what the port answered before.
-pub(super) fn pass(args: &ScrapeArgs, earlier: &mut Earlier) -> Result<Pass, Fail> {
+/// The passes before.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// The listening sockets of the port.
+    owner: BTreeSet<u64>,
+    /// What they answered.
+    earlier: Earlier,
+}
+
+impl Before {
+    /// What these sockets answered before: the counts of another process do not go on.
+    fn of(&self, owner: &BTreeSet<u64>) -> Earlier {
+        if self.owner == *owner { self.earlier.clone() } else { Earlier::default() }
+    }
+}
+
+pub(super) fn pass(args: &ScrapeArgs, before: &mut Before) -> Result<Pass, Fail> {
     let Endpoint { address, path } = &args.endpoint;
     let failed = |missed: Missed| match missed {
         Missed::Denied => Fail::new(
@@ -70,13 +88,12 @@ pub(super) fn pass(args: &ScrapeArgs, earlier: &mut Earlier) -> Result<Pass, Fai
     if owner::of(*address).map_err(|why| failed(why.into()))? != owner {
         return Err(failed("another process took the port".to_owned().into()));
     }
-    let mut sent = prometheus::text(&body, earlier);
-    let all = sent.values.len();
-    if !args.names.is_empty() {
-        sent.values.retain(|value| args.names.iter().any(|name| selects(name, &value.name)));
-    }
-    let not_selected = all - sent.values.len();
+    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|pattern| selects(pattern, name));
+    let mut earlier = before.of(&owner);
+    let (sent, not_selected) = prometheus::selected(&body, &mut earlier, &wanted);
     let line = exchange(&args.metrics_socket, &lines(args.rank.as_deref(), &sent))?;
+    // Only now: what did not arrive is part of the next interval.
+    *before = Before { owner, earlier };
     let answer = Answer::read(&line)
         .ok_or_else(|| Fail::new(Exit::Error, format!("failsafed closed the connection with `{}`", clean(&line))))?;
     if answer.accepted == 0 && answer.refused > 0 {
@@ -129,11 +146,17 @@ fn lines(rank: Option<&str>, taken: &Taken) -> String {
     format!("{rank}{}?\n", taken.lines())
 }
 
+/// Ends of the names of what a histogram or a summary becomes.
+const PARTS: [&str; 6] = [".p50", ".p90", ".p99", ".sample", "_sum", "_count"];
+
 fn selects(pattern: &str, name: &str) -> bool {
+    let is_it = |rest: &str| rest.is_empty() || rest.starts_with('/');
     match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
         // Labels are a part of the name.
-        None => name == pattern || name.strip_prefix(pattern).is_some_and(|rest| rest.starts_with('/')),
+        None => name
+            .strip_prefix(pattern)
+            .is_some_and(|rest| is_it(rest) || PARTS.iter().filter_map(|part| rest.strip_prefix(part)).any(is_it)),
     }
 }
 
@@ -153,9 +176,26 @@ mod tests {
     #[test]
     fn a_name_selects_its_series_and_a_star_all_with_its_beginning() {
         assert!(selects("loss", "loss") && selects("loss", "loss/split/eval") && selects("lo*", "loss"));
+        for part in ["t_sum", "t_count/op/x", "t.p99", "t.sample/op/x"] {
+            assert!(selects("t", part), "{part}");
+        }
+        assert!(selects("t.p99", "t.p99/op/x") && !selects("t.p99", "t.p90") && !selects("t", "t.p999"));
         assert!(!selects("loss", "loss_total") && !selects("loss", "los") && !selects("a*", "loss"));
         let taken = prometheus::text(b"loss 2.5\nlo$s 1\n", &mut Earlier::default());
         assert_eq!(lines(Some("3"), &taken), "!rank 3\n!refused 1 name\nloss 2.5e0\n?\n");
+    }
+
+    #[test]
+    fn another_process_at_the_port_begins_anew() {
+        let served = |count: u64| format!("t_bucket{{le=\"1\"}} {count}\nt_bucket{{le=\"+Inf\"}} {count}\n");
+        let values = |before: &Before, owner: u64| {
+            let mut earlier = before.of(&[owner].into());
+            prometheus::text(served(5).as_bytes(), &mut earlier).values.len()
+        };
+        let mut earlier = Earlier::default();
+        prometheus::text(served(4).as_bytes(), &mut earlier);
+        let before = Before { owner: [7].into(), earlier };
+        assert_eq!((values(&before, 7), values(&before, 8)), (4, 0));
     }
 
     #[test]
