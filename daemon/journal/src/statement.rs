@@ -35,3 +35,9 @@ pub(crate) fn catalog(entry: &Entry) -> Option<Hash> {
     let link = entry.body[CATALOG].as_str().filter(|_| entry.kind == kind::SEGMENT)?;
     hex::decode(link).ok()?.try_into().ok()
 }
+
+/// The hash of the summary of the segment before the file, if `entry` states it.
+pub(crate) fn sealed_summary(entry: &Entry) -> Option<Hash> {
+    let hash = entry.body["sealed"]["summary_sha256"].as_str().filter(|_| entry.kind == kind::SEGMENT)?;
+    hex::decode(hash).ok()?.try_into().ok()
+}

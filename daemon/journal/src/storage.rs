@@ -85,7 +85,7 @@ pub trait Storage: ReadAt {
     /// and all behind one of them, stay. Where checkpoints are kept, `signed` is the number of entries that the last one vouches
     /// for: what is behind them is removed for its size only, not for its age. Nor is anything without `by_age`.
     fn removable(
-        &self,
+        &mut self,
         now_ns: u64,
         by_age: bool,
         signed: u64,
@@ -93,6 +93,11 @@ pub trait Storage: ReadAt {
     ) -> Option<(Removed, Vec<Summary>)> {
         let _unused = (now_ns, by_age, signed, live);
         None
+    }
+
+    /// What [`removable`](Self::removable) found amiss since the last call. The same reason not to go on is given once.
+    fn noticed(&mut self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Wall time of the last entry before the file's first.

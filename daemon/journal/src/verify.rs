@@ -216,7 +216,7 @@ fn verify_behind(
                 if !same(summary_path(dir, first), &summary.encode()) || !same(index_path(dir, first), &index) {
                     report.verdict = Verdict::Segment(format!(
                         "summary or index of the segment that begins at entry {first} does not match its entries, which are \
-                         valid; the next start of failsafed makes it again"
+                         valid; failsafed does not rely on it, and makes it again when it needs it"
                     ));
                 }
                 (chain, previous) = (summary.end(), summary.hash());

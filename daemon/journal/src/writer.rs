@@ -317,14 +317,18 @@ impl<S: Storage> AuditLog<S> {
             let _gap = self.append(&Draft::new(Cow::Borrowed(kind::GAP), now.clone(), body));
             return self.commit();
         }
-        let Some((mut removed, segments)) = self.storage.removable(now.wall_ns, by_age, self.signed, live) else {
-            return Ok(Vec::new());
-        };
+        let removable = self.storage.removable(now.wall_ns, by_age, self.signed, live);
+        let noticed = self.storage.noticed();
+        for what in &noticed {
+            // The text is a string of ours, which an entry always has room for.
+            let _reported = self.append(&mismatch(what, false, now.clone()));
+        }
+        let Some((mut removed, segments)) = removable else { return self.commit() };
         // Without the edge there the tree could not be continued.
         if self.growing.ready().is_some() && !keep_edge(&mut self.storage, removed.entries) {
-            return Ok(Vec::new());
+            return self.commit();
         }
-        let Ok(entry) = self.append(&removal::draft(&removed, &segments, now)) else { return Ok(Vec::new()) };
+        let Ok(entry) = self.append(&removal::draft(&removed, &segments, now)) else { return self.commit() };
         removed.entry = Some(entry.index);
         let written = self.commit()?;
         // What cannot be removed now is removed at the next start, or named once more by the next removal.

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
 use failsafe_journal::frame::{header_at, push_frame};
-use failsafe_journal::segments::{CATALOG_FILE, Catalog, REMOVED_FILE, sealed, segment_path, summary_path};
+use failsafe_journal::segments::{CATALOG_FILE, Catalog, REMOVED_FILE, Summary, sealed, segment_path, summary_path};
 use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder, Retention};
 use failsafe_journal::{AuditLog, Draft, Entry, Filter, Query, Recovery, Search, Stamp, Verdict, kind, verify};
 use serde_json::json;
@@ -330,4 +330,127 @@ fn retention_leaves_a_catalog_that_has_what_is_left() {
     drop(log);
     assert_eq!(reopen(u64::MAX).1.findings, [""; 0]);
     assert_eq!(answers(&dir), expected);
+}
+
+/// Changes the names of the runs in the summary of a segment. Its size stays.
+fn forge(dir: &Path, first: u64) {
+    let path = summary_path(dir, first);
+    let text = fs::read_to_string(&path).unwrap();
+    let forged = text.replace("\"run-", "\"ran-");
+    assert!(forged != text && forged.len() == text.len());
+    fs::write(path, forged).unwrap();
+}
+
+/// Forges the summary of a segment, and changes those behind it so that each names the one before.
+fn forge_to_the_end(dir: &Path, from: usize) {
+    let firsts = sealed(dir).split_off(from);
+    forge(dir, firsts[0]);
+    let read =
+        |first: u64| -> Summary { serde_json::from_slice(&fs::read(summary_path(dir, first)).unwrap()).unwrap() };
+    for pair in firsts.windows(2) {
+        let mut next = read(pair[1]);
+        next.previous_summary = read(pair[0]).hash();
+        fs::write(summary_path(dir, pair[1]), next.encode()).unwrap();
+    }
+}
+
+#[test]
+fn a_catalog_that_is_made_again_while_the_log_is_written_has_no_forged_summary() {
+    for from in [12, 3] {
+        let (_keep, dir) = filled(40);
+        let mut log = open(&dir).0;
+        fs::remove_file(dir.join(CATALOG_FILE)).unwrap();
+        assert_eq!(sealed(&dir).len(), 13);
+        forge_to_the_end(&dir, from);
+        write(&mut log, 40, 46, 3);
+        drop(log);
+        let said = found(&dir, Query::default());
+        let said: Vec<&str> = said.iter().filter_map(|entry| entry.body["catalog_made_again"].as_str()).collect();
+        assert!(said[0].contains("is not the one that the log states"), "{from}: {said:?}");
+        // The newest is made again at once, all of them by the next start.
+        assert_eq!((said.len() == 1, said[0].contains("until the next start")), (from == 12, from == 3), "{said:?}");
+        drop(open(&dir));
+        assert_eq!(answers(&dir)[0], (0..46).collect::<Vec<_>>(), "{from}");
+        let run = Filter { run: Some("run-3".into()), ..Filter::default() };
+        let of_run: Vec<u64> = found(&dir, Query { filter: run, ..Query::default() })
+            .iter()
+            .filter_map(|entry| entry.body["n"].as_u64())
+            .collect();
+        assert_eq!(of_run, (0..46).filter(|n| n % 7 == 3).collect::<Vec<_>>(), "{from}");
+        assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok, "{from}");
+    }
+}
+
+#[test]
+fn a_start_without_the_catalog_compares_the_summaries_with_what_the_log_states() {
+    for from in [12, 3] {
+        let (_keep, dir) = filled(40);
+        let expected = answers(&dir);
+        let whole = fs::read(dir.join(CATALOG_FILE)).unwrap();
+        fs::remove_file(dir.join(CATALOG_FILE)).unwrap();
+        forge_to_the_end(&dir, from);
+        let (log, recovery) = open(&dir);
+        let changed = |found: &String| found.contains("is not the one that the log states");
+        assert!(recovery.findings.iter().any(changed), "{from}: {:?}", recovery.findings);
+        drop(log);
+        assert_eq!(answers(&dir), expected, "{from}");
+        assert_eq!(fs::read(dir.join(CATALOG_FILE)).unwrap(), whole, "{from}");
+        assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok, "{from}");
+        assert_eq!(open(&dir).1.findings, [""; 0], "{from}");
+    }
+}
+
+/// The texts of what was found amiss.
+fn reported(dir: &Path) -> Vec<String> {
+    let since = found(dir, Query { from: 52, ..Query::default() });
+    since.iter().filter(|e| e.kind == kind::GAP).filter_map(|e| e.body["what"].as_str().map(str::to_owned)).collect()
+}
+
+fn small(dir: &Path) -> AuditLog<LogFolder> {
+    let retention = Retention { max_bytes: 1, ..Retention::default() };
+    AuditLog::open(LogFolder::open(dir, Layout { retention, ..layout() }).unwrap(), &stamp(60)).unwrap().0
+}
+
+#[test]
+fn a_changed_summary_is_made_again_when_its_segment_is_removed() {
+    let (_keep, dir) = filled(40);
+    forge(&dir, sealed(&dir)[4]);
+    let before = verify(&dir).unwrap().verdict;
+    assert!(matches!(&before, Verdict::Segment(why) if why.contains("does not rely on it")), "{before:?}");
+    let mut log = small(&dir);
+    log.retain(stamp(60), &|_| false).unwrap();
+    assert_eq!(sealed(&dir).len(), 0, "each segment is removed");
+    let reported = reported(&dir);
+    assert!(reported.len() == 1 && reported[0].contains("was changed: it was made again"), "{reported:?}");
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+}
+
+#[test]
+fn a_segment_that_is_not_the_one_of_its_summary_stops_the_removal_and_is_reported_once() {
+    let (_keep, dir) = filled(40);
+    let mut log = small(&dir);
+    let first = sealed(&dir)[0];
+    forge(&dir, first);
+    let segment = segment_path(&dir, first);
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    for _ in 0..3 {
+        log.retain(stamp(60), &|_| false).unwrap();
+    }
+    assert_eq!(sealed(&dir).len(), 13, "evidence stays");
+    let reported = reported(&dir);
+    assert!(reported.len() == 1 && reported[0].contains("cannot go on"), "{reported:?}");
+}
+
+#[test]
+fn a_catalog_that_is_too_large_is_not_called_changed() {
+    let (_keep, dir) = filled(20);
+    fs::OpenOptions::new().write(true).open(dir.join(CATALOG_FILE)).unwrap().set_len((256 << 20) + 1).unwrap();
+    let (_log, recovery) = open(&dir);
+    assert_eq!(recovery.findings.len(), 1, "{:?}", recovery.findings);
+    let found = &recovery.findings[0];
+    assert!(found.contains("cannot be read: it has more than") && !found.contains("changed"), "{found}");
+    assert!(uses_the_file(&dir));
 }

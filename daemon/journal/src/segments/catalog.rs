@@ -4,11 +4,12 @@
 //! Otherwise it reads the summaries, one by one, and checks that each continues the one before.
 
 use sha2::{Digest, Sha256};
+use std::io;
 use std::path::Path;
 
 use super::catalog_file::{CATALOG_FILE, CatalogFile, Record, Records};
 use super::{Brief, Index, Removed, index_path, sealed, segment_path, summary_path};
-use crate::entry::{Hash, kind};
+use crate::entry::{Entry, Hash, kind};
 use crate::frame::{Scanner, Step};
 use crate::removal;
 use crate::statement;
@@ -74,8 +75,27 @@ impl Catalog {
         }
     }
 
-    /// By the summaries in `dir`, if retention removed this.
+    /// By the summaries in `dir`, if retention removed this. The newest one counts only if it is the one that `audit.log` names: the
+    /// others are named by the one behind them.
     pub(crate) fn of_summaries(dir: &Path, removed: Option<Removed>) -> Catalog {
+        // The statement first: a log in use may be sealed before the next look.
+        let stated = summary_stated(dir);
+        let mut catalog = Catalog::unstated(dir, removed);
+        let named = catalog.segments.iter_mut().find_map(|known| {
+            let (start, hash) = stated?;
+            let other = known.summary.take_if(|brief| brief.end() == start && brief.hash != hash);
+            other.map(|brief| brief.first)
+        });
+        catalog.problems.extend(
+            named.map(|first| {
+                format!("the summary of segment {first} is not the one that the log states: it was changed")
+            }),
+        );
+        catalog
+    }
+
+    /// [`of_summaries`](Self::of_summaries), whatever `audit.log` says.
+    pub(crate) fn unstated(dir: &Path, removed: Option<Removed>) -> Catalog {
         let mut catalog = Catalog { removed, ..Catalog::default() };
         let begin = catalog.removed.as_ref().map_or_else(Chain::default, Removed::end);
         // Removed, but the removal of the file was interrupted.
@@ -174,9 +194,14 @@ impl ByFile {
         let lost = |why: &dyn std::fmt::Display| {
             ByFile::Lost(format!("the catalog of the audit log, {}, was changed: {why}", path.display()))
         };
+        let unread = |why: &dyn std::fmt::Display| {
+            ByFile::Lost(format!("the catalog of the audit log, {}, cannot be read: {why}", path.display()))
+        };
         let mut records = match Records::read(dir) {
             Ok(records) => records.list,
-            Err(error) => return lost(&error),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return lost(&error),
+            // That it is too large, or that the medium fails, is no change.
+            Err(error) => return unread(&error),
         };
         let last = records.iter().rposition(|record| record.brief.end() == start && record.link == link);
         let Some(last) = last else {
@@ -220,15 +245,24 @@ fn continued(records: Vec<Record>, begin: Chain, previous: Hash) -> Option<Vec<K
     (first == Some(begin.next_index)).then_some(segments)
 }
 
+/// What `audit.log` continues, and the hash of the summary before it that one of its first entries states.
+pub(crate) fn summary_stated(dir: &Path) -> Option<(Chain, Hash)> {
+    stated_in(dir, statement::sealed_summary)
+}
+
 /// What `audit.log` continues, and the link of the catalog that one of its first entries states.
 pub(crate) fn statement_of(dir: &Path) -> Option<(Chain, Hash)> {
+    stated_in(dir, statement::catalog)
+}
+
+fn stated_in(dir: &Path, what: fn(&Entry) -> Option<Hash>) -> Option<(Chain, Hash)> {
     let mut scanner = Scanner::new(FileStorage::open_read_only(&dir.join(LOG_FILE)).ok()?);
     let start = scanner.begin().ok()?.filter(|start| start.next_index > 0)?;
     for _ in 0..STATED_WITHIN {
         let Ok(Step::Frame { bytes, .. }) = scanner.look() else { return None };
         let entry = View::parse(bytes).ok()?.entry_of(|kind| kind == kind::SEGMENT);
-        if let Some(link) = entry.as_ref().and_then(statement::catalog) {
-            return Some((start, link));
+        if let Some(stated) = entry.as_ref().and_then(what) {
+            return Some((start, stated));
         }
     }
     None

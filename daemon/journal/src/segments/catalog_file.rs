@@ -29,6 +29,8 @@ pub const CATALOG_FILE: &str = "segments.catalog";
 
 /// First bytes: name and version.
 const MAGIC: &[u8; 8] = b"FSCATLG\x01";
+/// Largest file: of a log of about 700 GiB. A larger log has none, and its summaries are read.
+const LARGEST: u64 = 256 << 20;
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 /// A record without names, and without its length.
 const FIXED_BYTES: usize = 6 * 8 + 3 * 32;
@@ -57,7 +59,7 @@ impl Records {
     /// # Errors
     /// It cannot be read, or is no catalog.
     pub fn read(dir: &Path) -> io::Result<Records> {
-        let bytes = bounded::read(&dir.join(CATALOG_FILE), bounded::LARGEST)?;
+        let bytes = bounded::read(&dir.join(CATALOG_FILE), LARGEST)?;
         Records::decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no catalog"))
     }
 
@@ -113,6 +115,14 @@ fn following(link: &Hash, record: &[u8]) -> Hash {
     Sha256::new().chain_update(link).chain_update(record).finalize().into()
 }
 
+/// A file that readers would refuse is not written.
+fn within(bytes: u64, limit: u64) -> io::Result<()> {
+    match bytes <= limit {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have more than {limit} bytes"))),
+    }
+}
+
 /// The file as the log's writer keeps it.
 #[derive(Debug, Clone)]
 pub(crate) struct CatalogFile {
@@ -132,14 +142,19 @@ impl CatalogFile {
     /// Writes the file anew with these summaries, durably.
     ///
     /// # Errors
-    /// Those of the medium; the file before is then still there, or the new one.
+    /// Those of the medium, and [`io::ErrorKind::FileTooLarge`]; the file before is then still there, or the new one.
     pub fn make(dir: &Path, briefs: &[&Brief]) -> io::Result<CatalogFile> {
+        CatalogFile::make_within(dir, briefs, LARGEST)
+    }
+
+    pub(super) fn make_within(dir: &Path, briefs: &[&Brief], limit: u64) -> io::Result<CatalogFile> {
         let mut link = Hash::default();
         let mut out = [MAGIC.as_slice(), &link].concat();
         for brief in briefs {
             let record = encode_record(brief, &brief.names());
             link = following(&link, &record);
             out.extend_from_slice(&record);
+            within(out.len() as u64, limit)?;
         }
         let file = CatalogFile::at(dir, link, out.len());
         if file.path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
@@ -154,10 +169,15 @@ impl CatalogFile {
     /// record replaced by the next call.
     ///
     /// # Errors
-    /// Those of the medium, and [`io::ErrorKind::InvalidData`]: the file is not as it was left.
+    /// Those of the medium, [`io::ErrorKind::FileTooLarge`], and [`io::ErrorKind::InvalidData`]: the file is not as it was left.
     pub fn with(&self, summary: &Summary) -> io::Result<CatalogFile> {
+        self.with_within(summary, LARGEST)
+    }
+
+    pub(super) fn with_within(&self, summary: &Summary, limit: u64) -> io::Result<CatalogFile> {
         let brief = Brief::of_summary(summary);
         let record = encode_record(&brief, &brief.names());
+        within(self.bytes + record.len() as u64, limit)?;
         let mut file = bounded::open_regular(&self.path, OpenOptions::new().append(true), OFlag::O_NOFOLLOW)?;
         let found = file.metadata()?.len();
         if found < self.bytes {
@@ -177,7 +197,7 @@ impl CatalogFile {
     /// # Errors
     /// Those of the medium, and [`io::ErrorKind::InvalidData`]: the file is not as it was left. It is then as it was.
     pub fn forget(&mut self, begin: u64) -> io::Result<()> {
-        let bytes = bounded::read(&self.path, bounded::LARGEST)?;
+        let bytes = bounded::read(&self.path, LARGEST)?;
         let as_left = || io::Error::new(io::ErrorKind::InvalidData, "it was changed");
         let list = Records::decode(&bytes).ok_or_else(as_left)?.list;
         let count = list.iter().position(|record| record.link == self.link).ok_or_else(as_left)? + 1;

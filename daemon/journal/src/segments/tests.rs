@@ -154,3 +154,19 @@ fn a_segment_with_too_many_names_is_looked_up_in_its_summary() {
     fs::remove_file(summary_path(dir, 0)).unwrap();
     assert_eq!(found("run-1400").0, 1);
 }
+
+#[test]
+fn a_catalog_over_its_limit_is_not_written() {
+    let dir = filled(3);
+    let path = dir.path().join(CATALOG_FILE);
+    let whole = fs::read(&path).unwrap();
+    let catalog = Catalog::load(dir.path());
+    let briefs = catalog.briefs().unwrap();
+    let limit = whole.len() as u64;
+    let file = CatalogFile::make_within(dir.path(), &briefs, limit).unwrap();
+    let too_large = |error: std::io::Error| assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+    too_large(CatalogFile::make_within(dir.path(), &briefs, limit - 1).unwrap_err());
+    let summary = briefs[2].summary(dir.path()).unwrap();
+    too_large(file.with_within(&summary, limit).unwrap_err());
+    assert_eq!(fs::read(&path).unwrap(), whole);
+}
