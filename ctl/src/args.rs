@@ -54,6 +54,9 @@ pub use scrape::{Endpoint, RunScrape, ScrapeArgs};
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, time::Duration};
 
+/// The daemon's state folder, where none is named.
+pub const STATE_DIR: &str = "/var/lib/failsafe";
+
 /// Start, watch, freeze and explain ML runs, and check the health of this node.
 #[derive(Debug, Parser)]
 #[command(
@@ -64,7 +67,7 @@ use std::{path::PathBuf, time::Duration};
                   `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
                   `policy would` 30 denied, 31 known on the node only; \
                   `log consistency`, `log witness cosign` 25 forked, 26 shortened, 27 old checkpoint; \
-                  `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
+                  `attest verify`, `incident verify` 7 not valid, 15 key not checked, 28 PCRs differ; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
                   differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."
 )]
@@ -73,7 +76,7 @@ pub struct Args {
     #[arg(long, global = true, env = "FAILSAFE_SOCKET", default_value = "/run/failsafe/failsafed.sock")]
     pub socket: PathBuf,
     /// The daemon's state folder, for commands that read files without the daemon.
-    #[arg(long, global = true, env = "FAILSAFE_STATE_DIR", default_value = "/var/lib/failsafe")]
+    #[arg(long, global = true, env = "FAILSAFE_STATE_DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// Other nodes.
     #[command(flatten)]

@@ -217,7 +217,10 @@ fn a_user_who_cannot_read_the_files_gets_checkpoint_and_own_proofs_from_the_daem
         let events = node.events()?;
         let of = |run: &str| events.iter().find(|event| event["run"] == run).context("an entry about the run");
         let mine = of(own_run.id())?["index"].as_u64().context("an index")?;
-        let as_nobody = |args: &[&str]| node.ctl_as(NOBODY, args.iter().copied());
+        let as_nobody = |args: &[&str]| node.ctl_as(NOBODY, args.iter().copied().chain(["--from-daemon"]));
+        // The state folder of the test is a named one: this daemon's log may be another.
+        let refused = node.ctl_as(NOBODY, ["log", "checkpoint"])?;
+        ensure!(refused.code == 4 && refused.err.contains("--from-daemon"), "{} {}", refused.code, refused.err);
         integration::wait_for_some("a checkpoint covers the entry of the run", || {
             let said = as_nobody(&["log", "checkpoint", "--json"])?;
             Ok((said.code == 0 && said.json()?["entries"].as_u64() > Some(mine)).then_some(()))

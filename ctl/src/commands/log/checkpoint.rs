@@ -44,7 +44,8 @@ pub(super) fn checkpoint(
     keys: Option<&Path>,
     from_daemon: bool,
 ) -> Result<Exit, Fail> {
-    let (opened, known) = match daemon::is_asked(place, from_daemon) {
+    let asked = daemon::is_asked(place, from_daemon)?;
+    let (opened, known) = match asked {
         true => {
             let known = daemon::known(place, keys)?;
             (of_note(daemon::checkpoint(place)?, daemon::SENT, &known)?, known)
@@ -67,6 +68,7 @@ pub(super) fn checkpoint(
             "key_id": about.id,
             "key_comment": about.comment,
             "note": String::from_utf8_lossy(note),
+            "source": daemon::source(asked),
         })),
         false => format!("{}\nkey {key}\nof  {}\n", clean_lines(&String::from_utf8_lossy(note)), about.text()),
     };

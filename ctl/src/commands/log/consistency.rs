@@ -66,7 +66,7 @@ pub(super) fn consistency(place: &Place<'_>, args: &ConsistencyArgs) -> Result<E
     if let Some(output) = &args.output {
         file::free(output, args.force)?;
     }
-    let asked = args.proof.is_none() && daemon::is_asked(place, args.from_daemon);
+    let asked = args.proof.is_none() && daemon::is_asked(place, args.from_daemon)?;
     let known = match asked {
         true => daemon::known(place, args.keys.as_deref())?,
         false => keys::known(place, args.keys.as_deref())?,

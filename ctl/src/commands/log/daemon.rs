@@ -6,8 +6,10 @@
 
 use super::{super::Place, keys::Known};
 use crate::{
+    args::STATE_DIR,
     client::{Client, Target, block_on},
     exit::{Exit, Fail},
+    render::clean,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use failsafe_journal::{Entry, tree::signed::CHECKPOINT_FILE, tree::signed::SignedTree};
@@ -19,11 +21,38 @@ use tonic::Status;
 /// What messages call the checkpoint that a daemon sent.
 pub(super) const SENT: &str = "the checkpoint from the daemon";
 
-/// Whether the daemon is asked: where the caller says so, about another node, and where the caller may not read the files.
-pub(super) fn is_asked(place: &Place<'_>, from_daemon: bool) -> bool {
+/// Whether the daemon is asked: where the caller says so, about another node, and where the caller may not read the state folder of
+/// this node. A folder that the caller named may be a copy of another node's: the daemon of this node is never asked in its place.
+///
+/// # Errors
+/// The named folder cannot be read.
+pub(super) fn is_asked(place: &Place<'_>, from_daemon: bool) -> Result<bool, Fail> {
+    if from_daemon || matches!(place.daemon, Target::Node(_)) {
+        return Ok(true);
+    }
     let refused = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    let unreadable = || File::open(place.state_dir.join(CHECKPOINT_FILE)).is_err_and(refused);
-    from_daemon || matches!(place.daemon, Target::Node(_)) || unreadable()
+    let unreadable = File::open(place.state_dir.join(CHECKPOINT_FILE)).is_err_and(refused);
+    let asked = is_asked_instead(place.state_dir, unreadable)?;
+    if asked {
+        eprintln!("failsafectl: you may not read {STATE_DIR}; the daemon of this node is asked (--from-daemon)");
+    }
+    Ok(asked)
+}
+
+/// Whether the daemon is asked in place of this folder, which may be one that the caller may not read.
+fn is_asked_instead(state_dir: &Path, unreadable: bool) -> Result<bool, Fail> {
+    if unreadable && state_dir != Path::new(STATE_DIR) {
+        let message = format!("cannot read {}: permission denied", clean(&state_dir.display().to_string()));
+        return Err(Fail::new(Exit::Denied, message).advise(
+            "read it as its owner, or ask the daemon of this node, whose log may be another one, with --from-daemon",
+        ));
+    }
+    Ok(unreadable)
+}
+
+/// What a program reads about where an answer is from.
+pub(super) fn source(asked: bool) -> &'static str {
+    if asked { "daemon" } else { "files" }
 }
 
 /// The keys of a file, or those that the daemon of this node names.
@@ -104,4 +133,18 @@ pub(super) fn extends(place: &Place<'_>, old: &[u8], new: Option<&[u8]>) -> Resu
 
 fn hashes_of(hashes: &[Vec<u8>]) -> Option<Vec<Hash>> {
     hashes.iter().map(|hash| Hash::try_from(hash.as_slice()).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_of_this_node_is_not_asked_in_place_of_a_named_folder() {
+        let of = |folder: &str, unreadable| is_asked_instead(Path::new(folder), unreadable).map_err(|fail| fail.exit);
+        assert_eq!(of(STATE_DIR, true), Ok(true));
+        assert_eq!(of(STATE_DIR, false), Ok(false));
+        assert_eq!(of("/mnt/node7", false), Ok(false));
+        assert_eq!(of("/mnt/node7", true), Err(Exit::Denied));
+    }
 }

@@ -32,7 +32,8 @@ pub(super) fn prove(
     if elsewhere && checkpoint.is_some() {
         return Err(Fail::usage("--checkpoint: another node proves an entry in its latest checkpoint only"));
     }
-    let proof = match checkpoint.is_none() && daemon::is_asked(place, from_daemon) {
+    let asked = checkpoint.is_none() && daemon::is_asked(place, from_daemon)?;
+    let proof = match asked {
         true => daemon::prove(place, entry)?,
         false => by_files(place, entry, checkpoint)?,
     };
@@ -40,6 +41,7 @@ pub(super) fn prove(
     let text = match out.json {
         true => json::text(&json!({
             "entry": entry, "index": proof.index, "hashes": proof.hashes.len(), "bytes": bytes.len(),
+            "source": daemon::source(asked),
         })),
         false => String::from_utf8_lossy(&bytes).into_owned(),
     };
