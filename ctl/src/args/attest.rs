@@ -97,8 +97,9 @@ pub struct AttestVerifyArgs {
     /// Also refuse a statement without a quote by a TPM key of the list of allowed keys.
     #[arg(long, requires = "keys")]
     pub require_tpm: bool,
-    /// Also refuse a statement if the list of allowed keys has no valid EK certificate of the TPM key that quoted it. The file has
-    /// the certificates of manufacturers' CAs, PEM.
+    /// Also refuse a statement if the list of allowed keys has no valid EK certificate of the TPM key that quoted it, or one that is
+    /// not valid. The file has the certificates of manufacturers' CAs, PEM. The exit code is 22 if no line of the list says
+    /// `activated`: the key is then not proved to be in that TPM.
     #[arg(long, value_name = "FILE", requires = "keys")]
     pub tpm_roots: Option<PathBuf>,
     /// The nonce that the statement must have.
@@ -110,7 +111,7 @@ pub struct AttestVerifyArgs {
     pub expect: Option<PathBuf>,
     /// Also replay this measurement list of IMA, a copy of /sys/kernel/security/ima/ascii_runtime_measurements of the node: its entries
     /// must give the quoted PCR 10. The exit code is 28 if they do not.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "keys")]
     pub ima: Option<PathBuf>,
     #[command(flatten)]
     pub output: Output,

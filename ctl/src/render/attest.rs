@@ -259,7 +259,7 @@ pub fn keys(keys: &[pb::NodeKey], (no_tpm, no_endorsement): (&str, &str), host: 
             let line = format!("{} {TPM_PREFIX}{base64} {}\n", clean(&key.keyid), clean(&format!("{host}, {TPM_KEY}")));
             let endorsement = |one: &pb::EndorsementCertificate| {
                 let (id, base64) = (clean(&key.keyid), STANDARD.encode(&one.certificate));
-                format!("{id} {EK_PREFIX}{base64} {}\n", clean(&format!("{host}, EK certificate, {}", one.kind)))
+                format!("{id} {EK_PREFIX}{base64} {}\n", clean(&format!("EK certificate, {}, {host}", one.kind)))
             };
             return line + &key.endorsements.iter().map(endorsement).collect::<String>();
         }

@@ -90,7 +90,7 @@ pub fn like(file: &Path, checked: &Checked, is_checked: bool, paint: Paint) -> S
 }
 
 /// How a statement compares with reference values: its quoted PCRs, and its factors.
-pub fn expected(file: &Path, pcrs: &[PcrFinding], checked: &Checked, paint: Paint) -> String {
+pub fn expected(file: &Path, pcrs: &[PcrFinding], checked: &Checked, keys_checked: bool, paint: Paint) -> String {
     let file = clean(&file.display().to_string());
     let judged = pcrs.iter().filter(|one| one.state != PcrState::NoReference).count();
     let equal = pcrs.iter().filter(|one| one.state == PcrState::Equal).count();
@@ -125,6 +125,10 @@ pub fn expected(file: &Path, pcrs: &[PcrFinding], checked: &Checked, paint: Pain
         let _ = writeln!(out, "PCR {} (SHA-256) {what}", one.pcr);
     }
     let (name, meaning) = match checked.verdict {
+        Verdict::ResultEqual if !keys_checked => (
+            paint.warn("factors not checked"),
+            "they equal the file, but anybody may have signed this statement (--keys)",
+        ),
         Verdict::ResultEqual => {
             (paint.good("factors as expected"), "every value that can change results is as expected")
         }

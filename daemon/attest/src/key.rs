@@ -3,7 +3,7 @@
 //! Invariant: the id of a key is the SHA-256 of the key, so an id names one key only. Each line of an allowed-keys file is
 //! checked for that.
 
-use crate::tpm::{EK_PREFIX, MAX_CERTIFICATE, TPM_PREFIX, TpmKey};
+use crate::tpm::{ACTIVATED, EK_PREFIX, MAX_CERTIFICATE, TPM_PREFIX, TpmKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -94,12 +94,23 @@ pub struct AllowedKeys {
     /// Keys of TPMs, by their comments.
     tpm: BTreeMap<KeyId, String>,
     /// Certificates of the endorsement keys of these TPMs, DER, not verified.
-    endorsements: BTreeMap<KeyId, Vec<Vec<u8>>>,
+    endorsements: BTreeMap<KeyId, Vec<ListedCertificate>>,
+}
+
+/// A certificate of an endorsement key, as the list has it. It is not verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedCertificate {
+    /// DER.
+    pub der: Vec<u8>,
+    /// The line says that a credential for this endorsement key was activated with the key of the quotes: whoever wrote the line
+    /// vouches for that.
+    pub activated: bool,
 }
 
 impl AllowedKeys {
     /// Reads lines `KEYID BASE64 COMMENT`; `KEYID tpm:BASE64 COMMENT` for keys of TPMs, and `KEYID ek:BASE64 COMMENT` for the
-    /// certificates of the endorsement keys of their TPMs. Empty lines and lines that begin with `#` are skipped.
+    /// certificates of the endorsement keys of their TPMs, with the word `activated` before the comment where that was found out.
+    /// Empty lines and lines that begin with `#` are skipped.
     ///
     /// # Errors
     /// The first line that is no such line.
@@ -108,7 +119,7 @@ impl AllowedKeys {
             return Err(KeysFileError::TooLarge(text.len()));
         }
         let (mut keys, mut tpm) = (BTreeMap::new(), BTreeMap::new());
-        let mut endorsements: BTreeMap<KeyId, (usize, Vec<Vec<u8>>)> = BTreeMap::new();
+        let mut endorsements: BTreeMap<KeyId, (usize, Vec<ListedCertificate>)> = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -120,7 +131,11 @@ impl AllowedKeys {
                 Key::Software(key) => keys.insert(id.clone(), (key, comment)).is_some(),
                 Key::Tpm => tpm.insert(id.clone(), comment).is_some(),
                 Key::Endorsement(certificate) => {
-                    endorsements.entry(id.clone()).or_insert((number + 1, Vec::new())).1.push(certificate);
+                    let listed = &mut endorsements.entry(id.clone()).or_insert((number + 1, Vec::new())).1;
+                    match listed.iter_mut().find(|one| one.der == certificate.der) {
+                        Some(same) => same.activated |= certificate.activated,
+                        None => listed.push(certificate),
+                    }
                     false
                 }
             };
@@ -140,7 +155,7 @@ impl AllowedKeys {
     }
 
     /// The certificates of the endorsement keys of the TPM that has this key, by the list. They are not verified.
-    pub fn endorsements(&self, id: &KeyId) -> &[Vec<u8>] {
+    pub fn endorsements(&self, id: &KeyId) -> &[ListedCertificate] {
         self.endorsements.get(id).map(Vec::as_slice).unwrap_or_default()
     }
 
@@ -176,7 +191,7 @@ enum Key {
     Software(PublicKey),
     Tpm,
     /// A certificate of the TPM of a key, not a key itself.
-    Endorsement(Vec<u8>),
+    Endorsement(ListedCertificate),
 }
 
 impl Line {
@@ -189,9 +204,11 @@ impl Line {
         if let Some(certificate) = key.strip_prefix(EK_PREFIX) {
             let decoded = STANDARD.decode(certificate).ok();
             let decoded = decoded.filter(|der| failsafe_tpm::endorsement::structure(der) == Ok(der.as_slice()));
-            let certificate = decoded.filter(|der| der.len() <= MAX_CERTIFICATE).ok_or_else(|| {
-                format!("what follows `{EK_PREFIX}` is no certificate (DER of at most 4096 bytes, Base64)")
+            let der = decoded.filter(|der| der.len() <= MAX_CERTIFICATE).ok_or_else(|| {
+                format!("what follows `{EK_PREFIX}` is no certificate (DER of at most {MAX_CERTIFICATE} bytes, Base64)")
             })?;
+            let activated = comment.split_whitespace().next() == Some(ACTIVATED);
+            let certificate = ListedCertificate { der, activated };
             return Ok(Line { id: KeyId(named.to_owned()), key: Key::Endorsement(certificate), comment });
         }
         let (id, key) = match key.strip_prefix(TPM_PREFIX) {
@@ -239,7 +256,17 @@ mod tests {
         let line = |byte| format!("{} ek:{} its TPM\n", key.id(), STANDARD.encode(der(byte)));
         let text = format!("{}{} tpm:{} node 1\n{}", line(1), key.id(), key.base64(), line(2));
         let keys = AllowedKeys::parse(&text).unwrap();
-        assert_eq!((keys.endorsements(&key.id()), keys.len()), (&[der(1), der(2)][..], 1));
+        let listed = |byte, activated| ListedCertificate { der: der(byte), activated };
+        let expected = [listed(1, false), listed(2, false)];
+        assert_eq!((keys.endorsements(&key.id()), keys.len()), (&expected[..], 1));
+        // Only the word itself, only before the comment, and once for each certificate.
+        for (comment, activated) in
+            [("activated", true), ("activated its TPM", true), ("activated, x", false), ("not activated", false)]
+        {
+            let text = format!("{text}{}", line(2).replace("its TPM", comment));
+            let keys = AllowedKeys::parse(&text).unwrap();
+            assert_eq!(keys.endorsements(&key.id()), [listed(1, false), listed(2, activated)], "{comment}");
+        }
         assert!(keys.endorsements(&public_id()).is_empty());
         let why = |text: &str| AllowedKeys::parse(text).unwrap_err().to_string();
         assert!(why(&line(1)).contains("line 1: there is no line"), "{}", why(&line(1)));

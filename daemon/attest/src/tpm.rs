@@ -32,6 +32,8 @@ pub const TPM_KEY: &str = "TPM key";
 pub const TPM_PREFIX: &str = "tpm:";
 /// How the certificate of an endorsement key begins in a list of allowed keys.
 pub const EK_PREFIX: &str = "ek:";
+/// The word before the comment of such a line, where a credential for this endorsement key was activated with the key of the quotes.
+pub const ACTIVATED: &str = "activated";
 /// The factor that says whether there is a TPM.
 pub const TPM_FACTOR: &str = "node/tpm";
 /// The factors that a quote covers begin like this; the number of the PCR follows.

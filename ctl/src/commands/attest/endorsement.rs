@@ -5,15 +5,16 @@
 //! quote ─► KEYID on the list ─► its certificates ─► a CA of --tpm-roots
 //! ```
 //!
-//! Invariant: a certificate shows who made a TPM. That the key of a quote is in this TPM is what whoever put both lines on the list
-//! found out by credential activation; every output says so.
+//! Invariant: a certificate shows who made a TPM. That the key of a quote is in this TPM is what whoever enrolled the key found out by
+//! credential activation, and wrote on the line of the certificate (`activated`). Without that word nothing is proved, and every
+//! output says so. One certificate that is not valid makes all of them worthless: the genuine one may be a copy of another TPM's.
 
 use super::{read, shown};
 use crate::{
     exit::{Exit, Fail},
     render::clean,
 };
-use failsafe_attest::{AllowedKeys, Verified};
+use failsafe_attest::{AllowedKeys, Verified, key::ListedCertificate, tpm::ACTIVATED};
 use serde_json::{Value, json};
 use std::path::Path;
 use tokio_rustls::rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
@@ -28,6 +29,8 @@ use x509_parser::{
 const EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
 /// Names of the manufacturer, model and version of a TPM in its certificate (TCG EK Credential Profile, 3.1.2).
 const NAMES: [&str; 3] = ["2.23.133.2.1", "2.23.133.2.2", "2.23.133.2.3"];
+/// For a name that a certificate does not have.
+const NOT_NAMED: &str = "not named";
 /// Largest file of CAs.
 const MAX_ROOTS: usize = 8 << 20;
 
@@ -44,11 +47,9 @@ pub(super) struct Endorsed {
     serial: String,
 }
 
-/// The certificates of the TPM key of a quote.
-pub(super) struct Endorsement {
-    good: Vec<Endorsed>,
-    bad: Vec<String>,
-}
+/// The certificates of the TPM key of a quote, each of them valid, and whether the list says that the key was activated for it.
+#[derive(Debug)]
+pub(super) struct Endorsement(Vec<(Endorsed, bool)>);
 
 impl Roots {
     /// Reads a file of certificates, PEM. Each of them is trusted: those between a root and an endorsement key too.
@@ -101,9 +102,13 @@ fn about(certificate: &[u8]) -> Result<Endorsed, String> {
     let value = |wanted: &str| {
         let attributes = directories.iter().flat_map(|name| name.iter_attributes());
         let mut found = attributes.filter(|one| one.attr_type().to_id_string() == wanted);
-        found.find_map(|one| one.as_str().ok()).unwrap_or("not named").to_owned()
+        found.find_map(|one| one.as_str().ok()).unwrap_or(NOT_NAMED).to_owned()
     };
     let [manufacturer, model, version] = NAMES.map(value);
+    if manufacturer == NOT_NAMED {
+        // Without the use in it, any certificate by the same CA would do.
+        return Err("it names no manufacturer of a TPM".to_owned());
+    }
     Ok(Endorsed {
         manufacturer: letters(&manufacturer),
         model,
@@ -127,7 +132,7 @@ impl Endorsement {
     /// Verifies the certificates that the list of allowed keys has of the key that quoted.
     ///
     /// # Errors
-    /// There is no quote by an allowed key, the list has no certificate of it, or no CA signed one.
+    /// There is no quote by an allowed key, the list has no certificate of it, or one of them is not valid.
     pub fn of(file: &Path, verified: &Verified, keys: &AllowedKeys, roots: &Roots) -> Result<Endorsement, Fail> {
         let refused = |why: String| Fail::new(Exit::Tampered, format!("{}: {why}", shown(file)));
         let quote = verified.quote.as_ref().filter(|quote| quote.allowed.is_some());
@@ -140,48 +145,63 @@ impl Endorsement {
             ));
         }
         // A certificate is verified at the time of the verification, like every certificate.
-        let now = UnixTime::now();
-        let mut endorsement = Endorsement { good: Vec::new(), bad: Vec::new() };
-        for certificate in certificates {
-            match roots.verify(certificate, now) {
-                Ok(endorsed) => endorsement.good.push(endorsed),
-                Err(why) => endorsement.bad.push(clean(&why)),
-            }
-        }
-        match endorsement.good.is_empty() {
-            true => {
-                let why = endorsement.bad.join("; ");
-                Err(refused(format!("no EK certificate of TPM key {} is valid: {why}", quote.key)).advise(
-                    "--tpm-roots needs the CA of the TPM's manufacturer that signed the certificate, often one below its root",
-                ))
-            }
-            false => Ok(endorsement),
-        }
+        Endorsement::by(certificates, roots, UnixTime::now()).map_err(|why| {
+            refused(format!("TPM key {}: {}", quote.key, clean(&why))).advise(
+                "keep only the line of the certificate for which the key was activated; --tpm-roots needs the CA of the TPM's \
+                 manufacturer that signed it, often one below its root",
+            )
+        })
+    }
+
+    /// Verifies each of these certificates. Whoever can add a forged one to a list can add a copy of a genuine one beside it.
+    fn by(certificates: &[ListedCertificate], roots: &Roots, now: UnixTime) -> Result<Endorsement, String> {
+        let all = certificates.len();
+        let one = |(at, listed): (usize, &ListedCertificate)| match roots.verify(&listed.der, now) {
+            Ok(endorsed) => Ok((endorsed, listed.activated)),
+            Err(why) => Err(format!("EK certificate {} of {all} is not valid: {why}", at + 1)),
+        };
+        certificates.iter().enumerate().map(one).collect::<Result<_, _>>().map(Endorsement)
+    }
+
+    /// Whether the list says of which of these TPMs the key is.
+    pub fn is_activated(&self) -> bool {
+        self.0.iter().any(|(_, activated)| *activated)
     }
 
     /// For people.
     pub fn page(&self) -> String {
         let mut out = String::new();
-        for Endorsed { manufacturer, model, version, issuer, serial } in &self.good {
+        for (Endorsed { manufacturer, model, version, issuer, serial }, activated) in &self.0 {
+            let bound = if *activated { "" } else { ", but the key is not proved to be in this TPM" };
             let line = format!(
-                "EK certificate valid: TPM by {manufacturer}, model {model}, version {version}; serial {serial}, issued by {issuer}"
+                "EK certificate valid{bound}: TPM by {manufacturer}, model {model}, version {version}; serial {serial}, issued by \
+                 {issuer}"
             );
             out.push_str(&format!("{}\n", clean(&line)));
         }
-        for why in &self.bad {
-            out.push_str(&format!("another EK certificate of this key is not valid: {why}\n"));
-        }
-        out.push_str(
-            "  the certificate shows who made a TPM; that the key of the quote is in it was for whoever enrolled the key to \
-             find out (credential activation)\n",
-        );
+        out.push_str(&match self.is_activated() {
+            true => format!(
+                "  the certificate shows who made a TPM; that the key of the quote is in it is only as good as the credential \
+                 activation of whoever wrote `{ACTIVATED}` on the list\n"
+            ),
+            false => format!(
+                "  no `ek:` line of the key has the word `{ACTIVATED}`: anybody can copy the certificate of another TPM; enrol the \
+                 key by credential activation\n"
+            ),
+        });
         out
     }
 
     /// For programs.
     pub fn json(&self) -> Value {
-        let one = |Endorsed { manufacturer, model, version, issuer, serial }: &Endorsed| json!({ "manufacturer": manufacturer, "model": model, "version": version, "issuer": issuer, "serial": serial });
-        json!({ "valid": self.good.iter().map(one).collect::<Vec<_>>(), "not_valid": self.bad })
+        let one = |(Endorsed { manufacturer, model, version, issuer, serial }, activated): &(Endorsed, bool)| {
+            json!({
+                "manufacturer": manufacturer, "model": model, "version": version, "issuer": issuer, "serial": serial,
+                "activated": activated,
+            })
+        };
+        let key_in_tpm = if self.is_activated() { "activated, by the list" } else { "not proved" };
+        json!({ "key_in_tpm": key_in_tpm, "valid": self.0.iter().map(one).collect::<Vec<_>>() })
     }
 }
 

@@ -51,8 +51,8 @@ impl Expected {
     }
 
     /// For people.
-    pub fn page(&self, paint: Paint) -> String {
-        page::expected(&self.file, &self.pcrs, &self.factors, paint)
+    pub fn page(&self, keys_checked: bool, paint: Paint) -> String {
+        page::expected(&self.file, &self.pcrs, &self.factors, keys_checked, paint)
     }
 
     /// For programs.
@@ -65,11 +65,10 @@ impl Expected {
     }
 }
 
-/// The PCRs of a quote that proves something, or why there are none. Without a list of allowed keys, the caller's exit code says that
-/// nothing was checked.
+/// The PCRs of a quote that proves something, or why there are none. Without a list of allowed keys no quote proves anything.
 pub(super) fn quoted(verified: &Verified) -> Result<&Pcrs, String> {
     match &verified.quote {
-        Some(quote) if quote.allowed.is_some() || verified.allowed.is_none() => Ok(&quote.pcrs),
+        Some(quote) if quote.allowed.is_some() => Ok(&quote.pcrs),
         _ => Err(crate::render::quote::summary(verified)),
     }
 }

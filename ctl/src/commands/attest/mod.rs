@@ -102,19 +102,25 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
         json::text(&value)
     } else {
         let pcrs = expected.as_ref().map(Expected::pcrs);
+        let checked = verified.allowed.is_some();
         let text = page::verified(&args.file, &verified, pcrs, &place.zone, Paint::stdout());
         let endorsement = endorsement.as_ref().map(Endorsement::page).unwrap_or_default();
         let ima = ima.map(|(list, replayed)| ima::page(list, replayed)).unwrap_or_default();
         text + &endorsement
             + &ima
-            + &expected.as_ref().map(|expected| expected.page(Paint::stdout())).unwrap_or_default()
+            + &expected.as_ref().map(|expected| expected.page(checked, Paint::stdout())).unwrap_or_default()
     };
     print(&text)?;
     let checked = verified.allowed.is_some();
-    Ok(match expected {
+    let exit = match expected {
         Some(expected) => expected.exit(checked),
         None if checked => Exit::Done,
         None => Exit::KeyNotChecked,
+    };
+    let is_proved = endorsement.is_none_or(|endorsement| endorsement.is_activated());
+    Ok(match exit {
+        Exit::Done | Exit::PerformanceDiffers if !is_proved => Exit::CannotKnow,
+        exit => exit,
     })
 }
 

@@ -69,6 +69,11 @@ fn a_certificate_that_is_not_of_an_endorsement_key_or_of_no_trusted_ca_is_refuse
     assert!(!why(&stranger, &endorsed(&issuer, |_| ())).is_empty());
     let server = endorsed(&issuer, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
     assert!(!why(&roots, &server).is_empty());
+    let plain = endorsed(&issuer, |params| {
+        params.extended_key_usages.clear();
+        params.custom_extensions.clear();
+    });
+    assert_eq!(why(&roots, &plain), "it names no manufacturer of a TPM");
     let past = endorsed(&issuer, |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
     assert!(!why(&roots, &past).is_empty());
     let authority = endorsed(&issuer, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
@@ -105,4 +110,42 @@ fn the_letters_of_a_manufacturer_are_shown_beside_its_id() {
     assert_eq!(letters("id:53544D20"), "STM (id:53544D20)");
     assert_eq!(letters("id:00001014"), "id:00001014");
     assert_eq!(letters("not named"), "not named");
+}
+
+/// Certificates as a list has them, verified with the CA `a maker`.
+fn judged(certificates: &[(&[u8], bool)], root: &Certificate) -> Result<Endorsement, String> {
+    let listed = |(der, activated): &(&[u8], bool)| ListedCertificate { der: der.to_vec(), activated: *activated };
+    let listed: Vec<ListedCertificate> = certificates.iter().map(listed).collect();
+    Endorsement::by(&listed, &Roots::parse(root.pem().as_bytes()).unwrap(), UnixTime::now())
+}
+
+#[test]
+fn a_genuine_certificate_beside_a_forged_one_proves_nothing() {
+    let ((root, issuer), (_, forger)) = (authority("a maker"), authority("a forger"));
+    let (genuine, forged) = (endorsed(&issuer, |_| ()), endorsed(&forger, |_| ()));
+    assert!(judged(&[(&genuine, true)], &root).is_ok());
+    for activated in [true, false] {
+        let why = judged(&[(&forged, activated), (&genuine, !activated)], &root).unwrap_err();
+        assert!(why.starts_with("EK certificate 1 of 2 is not valid: "), "{why}");
+        let why = judged(&[(&genuine, !activated), (&forged, activated)], &root).unwrap_err();
+        assert!(why.starts_with("EK certificate 2 of 2 is not valid: "), "{why}");
+    }
+}
+
+#[test]
+fn a_certificate_without_activation_does_not_show_where_the_key_is() {
+    let (root, issuer) = authority("a maker");
+    let (one, two) = (endorsed(&issuer, |_| ()), endorsed(&issuer, |_| ()));
+    let copied = judged(&[(&one, false)], &root).unwrap();
+    assert!(!copied.is_activated());
+    let page = copied.page();
+    assert!(page.contains("the key is not proved to be in this TPM") && page.contains("`activated`"), "{page}");
+    let json = copied.json();
+    assert!(json["key_in_tpm"] == "not proved" && json["valid"][0]["activated"] == false, "{json}");
+    let enrolled = judged(&[(&one, true), (&two, false)], &root).unwrap();
+    assert!(enrolled.is_activated());
+    let (page, json) = (enrolled.page(), enrolled.json());
+    assert_eq!(page.matches("not proved to be in this TPM").count(), 1, "{page}");
+    assert!(page.contains("only as good as the credential activation"), "{page}");
+    assert!(json["key_in_tpm"] == "activated, by the list" && json["valid"][1]["activated"] == false, "{json}");
 }
