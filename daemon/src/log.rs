@@ -145,6 +145,12 @@ impl LogOwner {
         }
         findings.extend(writer.recovery().findings.iter().cloned());
         let entries = writer.recovery().entries;
+        // Those of earlier daemons are durable, too.
+        sender.send_if_modified(|latest| {
+            let is_known = *latest >= entries;
+            *latest = entries.max(*latest);
+            !is_known
+        });
         let emptied = !known
             && entries == 0
             && std::fs::read_dir(state_dir.join("runs")).is_ok_and(|mut runs| runs.next().is_some());

@@ -200,8 +200,9 @@ impl Following {
             Some(search) => search,
             None => self.begin(place)?,
         };
-        self.read(&mut search, &mut place.next, stop)?;
-        place.search = Some(search);
+        if self.read(&mut search, &mut place.next, stop)? {
+            place.search = Some(search);
+        }
         Ok(())
     }
 
@@ -255,22 +256,32 @@ impl Following {
         }
     }
 
-    /// Takes up what there is.
-    fn read(&self, search: &mut Search, next: &mut Option<u64>, stop: &AtomicBool) -> Result<(), SearchError> {
-        let mut more = true;
+    /// Takes up what there is. False: `search` has read what is not durable, and another one is to go on at `next`. On a full disk that is
+    /// a part of an entry, which is written again when there is room.
+    fn read(&self, search: &mut Search, next: &mut Option<u64>, stop: &AtomicBool) -> Result<bool, SearchError> {
+        let (mut more, mut is_durable) = (true, true);
         while more && !stop.load(Ordering::Relaxed) {
             // Before the entries are read: what is durable now is in the list then.
             let end = *self.log.latest().borrow();
             let (mut entries, mut failed) = (Vec::new(), None);
             for entry in search.by_ref().take(BATCH) {
+                let index = entry.as_ref().map_or_else(damaged, |entry| Some(entry.index));
+                if index.is_some_and(|index| index >= *self.log.latest().borrow()) {
+                    is_durable = false;
+                    break;
+                }
                 match entry {
                     Ok(entry) => entries.push(entry),
                     Err(error) => failed = Some(error),
                 }
             }
-            more = entries.len() == BATCH;
+            more = is_durable && entries.len() == BATCH;
             let last = entries.last().map(|entry| entry.index.saturating_add(1));
             *next = last.or(*next);
+            if !is_durable {
+                // All before that is taken up.
+                *next = Some(next.unwrap_or_default().max(end));
+            }
             let revision = self.take(entries);
             if let Some(error) = failed {
                 return Err(error);
@@ -289,7 +300,7 @@ impl Following {
                 grown
             });
         }
-        Ok(())
+        Ok(is_durable)
     }
 
     /// Adds entries to the list, and returns its revision.

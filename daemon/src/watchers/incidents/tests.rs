@@ -114,6 +114,37 @@ fn a_damaged_entry_is_counted_and_hides_no_other() {
     owner.close();
 }
 
+/// As a full disk leaves it: the beginning of an entry that is written again when there is room.
+#[test]
+fn what_is_behind_the_durable_entries_is_neither_damaged_nor_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (owner, following) = logged(folder.path(), 8);
+    let path = following.log.path().to_owned();
+    let mut place = Place::new(100);
+    assert_eq!(following.look(&mut place, &GO_ON), Then::Wait);
+    let whole = fs::read(&path).unwrap();
+    let ends = Search::open(&path, Query::default()).unwrap().map(|entry| {
+        let bytes = entry.unwrap().bytes;
+        whole.windows(bytes.len()).position(|window| window == &*bytes).unwrap() + bytes.len()
+    });
+    let ends: Vec<usize> = ends.collect();
+    let mut torn = whole[ends[ends.len() - 2]..ends[ends.len() - 1]].to_vec();
+    let last = torn.len() - 2;
+    torn[last] ^= 1;
+    fs::write(&path, [whole.as_slice(), &torn].concat()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(following.look(&mut place, &GO_ON), Then::Wait);
+    }
+    assert_eq!(following.shared.progress().borrow().problem, None);
+    fs::File::options().write(true).open(&path).unwrap().set_len(whole.len() as u64).unwrap();
+    frozen(&following.log, run(3));
+    durable(&following.log, 12);
+    assert_eq!(following.look(&mut place, &GO_ON), Then::Wait);
+    assert!(has(&following, run(3)), "it is written again, and is read");
+    assert_eq!(following.shared.list().incomplete().unreadable, 0);
+    owner.close();
+}
+
 #[test]
 fn a_log_that_is_not_there_is_a_problem_without_damage() {
     let folder = tempfile::tempdir().unwrap();
