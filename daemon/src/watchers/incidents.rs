@@ -307,6 +307,7 @@ impl Following {
     fn take(&self, entries: Vec<failsafe_journal::Entry>) -> u64 {
         let records: Vec<_> = entries
             .into_iter()
+            .filter(|entry| !is_of_the_log(entry))
             .map(|entry| {
                 let run = entry.run.as_deref().and_then(|run| run.parse().ok());
                 (entry.index, entry.wall_ns, entry.mono_ns, run, serde_json::from_value::<Record>(entry.body).ok())
@@ -349,6 +350,12 @@ impl Following {
 
 fn filter(kinds: &[&str]) -> Filter {
     Filter { kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..Filter::default() }
+}
+
+/// A gap of the log itself, such as a disk that was full for a while: it is about no incident, unless entries about some were dropped.
+fn is_of_the_log(entry: &failsafe_journal::Entry) -> bool {
+    let lacks = |kind: &&str| entry.body["dropped_by_kind"].get(*kind).is_some();
+    entry.body.get("type").is_none() && entry.body["cause"].is_string() && !KINDS.iter().any(|kind| lacks(&kind))
 }
 
 /// The entry that is damaged; none: something else is wrong.

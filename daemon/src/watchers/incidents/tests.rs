@@ -188,3 +188,26 @@ fn whoever_watches_is_woken_when_the_log_cannot_be_written_any_more() {
     assert_eq!(following.look(&mut Place::new(100), &GO_ON), Then::Wait);
     assert!(progress.borrow().complete && progress.borrow().unwritten, "what is read does not change that");
 }
+
+#[test]
+fn a_gap_of_the_log_itself_is_missed_only_where_entries_about_incidents_were_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (owner, following) = logged(folder.path(), 2);
+    assert_eq!(following.look(&mut Place::new(100), &GO_ON), Then::Wait);
+    let last = Search::open(following.log.path(), Query::default()).unwrap().last().unwrap().unwrap();
+    let revision = following.shared.list().revision();
+    let takes = |body: serde_json::Value| {
+        following.take(vec![failsafe_journal::Entry {
+            index: last.index + 1,
+            kind: "gap".into(),
+            body,
+            ..last.clone()
+        }]);
+        let list = following.shared.list();
+        (list.incomplete().unreadable, list.since(revision, 9).missed)
+    };
+    assert_eq!(takes(serde_json::json!({"cause": "storage", "error": "disk full", "delayed": 7})), (0, false));
+    assert_eq!(takes(serde_json::json!({"cause": "overflow", "dropped_by_kind": {"statement": 3}})), (0, false));
+    assert_eq!(takes(serde_json::json!({"cause": "overflow", "dropped_by_kind": {"decision": 3}})), (1, true));
+    owner.close();
+}
