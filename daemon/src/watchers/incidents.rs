@@ -354,8 +354,8 @@ fn filter(kinds: &[&str]) -> Filter {
 
 /// A gap of the log itself, such as a disk that was full for a while: it is about no incident, unless entries about some were dropped.
 fn is_of_the_log(entry: &failsafe_journal::Entry) -> bool {
-    let lacks = |kind: &&str| entry.body["dropped_by_kind"].get(*kind).is_some();
-    entry.body.get("type").is_none() && entry.body["cause"].is_string() && !KINDS.iter().any(|kind| lacks(&kind))
+    let has_dropped = |kind: &&str| entry.body["dropped_by_kind"].get(*kind).is_some();
+    entry.body.get("type").is_none() && entry.body["cause"].is_string() && !KINDS.iter().any(has_dropped)
 }
 
 /// The entry that is damaged; none: something else is wrong.
