@@ -5,7 +5,7 @@ use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use super::{Names, Summary, Wanted, summary_path};
+use super::{Names, Summary, Wanted, segment_path, summary_path};
 use crate::entry::Hash;
 use crate::reader::Filter;
 use crate::storage::bounded;
@@ -102,9 +102,17 @@ impl Brief {
     #[must_use]
     pub fn summary(&self, dir: &Path) -> Option<Summary> {
         match &self.tables {
+            Tables::Listed(_) => self.whole(dir)?.held(),
+            Tables::Text { .. } | Tables::Whole(_) => self.held(),
+        }
+    }
+
+    /// The whole summary, where its tables are held here.
+    fn held(&self) -> Option<Summary> {
+        match &self.tables {
             Tables::Text { text, .. } => serde_json::from_slice(text).ok(),
             Tables::Whole(summary) => Some((**summary).clone()),
-            Tables::Listed(_) => self.whole(dir)?.summary(dir),
+            Tables::Listed(_) => None,
         }
     }
 
@@ -118,12 +126,10 @@ impl Brief {
     /// The names of its tables, as the catalog has them.
     #[must_use]
     pub(super) fn names(&self) -> Names {
-        let whole = match &self.tables {
-            Tables::Listed(names) => return names.clone(),
-            Tables::Whole(summary) => Some((**summary).clone()),
-            Tables::Text { text, .. } => serde_json::from_slice(text).ok(),
-        };
-        whole.as_ref().map(Names::of).unwrap_or_default()
+        match &self.tables {
+            Tables::Listed(names) => names.clone(),
+            Tables::Text { .. } | Tables::Whole(_) => self.held().as_ref().map(Names::of).unwrap_or_default(),
+        }
     }
 
     /// Whether the segment can have an entry that passes, by the file of its summary where the catalog does not have its names.
@@ -140,6 +146,19 @@ impl Brief {
         }
     }
 
+    /// Whether the segment's file has its size.
+    ///
+    /// # Errors
+    /// It has not, in words.
+    pub(crate) fn is_sized(&self, dir: &Path) -> Result<(), String> {
+        let segment = segment_path(dir, self.first);
+        match std::fs::metadata(&segment) {
+            Ok(found) if found.len() == self.bytes => Ok(()),
+            Ok(found) => Err(format!("{} has {} bytes, not {}", segment.display(), found.len(), self.bytes)),
+            Err(error) => Err(format!("{} cannot be read: {error}", segment.display())),
+        }
+    }
+
     /// What the first entry continues.
     #[must_use]
     pub fn start(&self) -> Chain {
@@ -152,12 +171,7 @@ impl Brief {
         Chain { next_index: self.first.saturating_add(self.entries), head: self.head }
     }
 
-    /// Whether the segment can have an entry that passes.
-    #[must_use]
-    pub fn may_have(&self, filter: &Filter) -> bool {
-        self.may_have_wanted(filter, &Wanted::by(filter))
-    }
-
+    /// Whether the segment can have an entry that passes, by what is held here.
     fn may_have_wanted(&self, filter: &Filter, wanted: &Wanted) -> bool {
         if filter.since_ns.is_some_and(|since| self.last_wall_ns < since)
             || filter.until_ns.is_some_and(|until| self.first_wall_ns >= until)
@@ -170,8 +184,7 @@ impl Brief {
             Tables::Text { text, kinds, runs, incidents } => (text, kinds, runs, incidents),
         };
         if filter.runs.as_ref().is_some_and(|runs| runs.len() > LOOKED_FOR) {
-            let summary: Option<Summary> = serde_json::from_slice(text).ok();
-            return summary.is_none_or(|summary| summary.may_have(filter));
+            return self.held().is_none_or(|summary| summary.may_have(filter));
         }
         let names = |wanted: &str, table: &Range<usize>| names(wanted, text.get(table.clone()).unwrap_or_default());
         let one = |wanted: &Option<String>, table| wanted.as_ref().is_none_or(|wanted| names(wanted, table));
@@ -277,7 +290,8 @@ mod tests {
             runs(LOOKED_FOR + 1),
         ];
         for filter in filters {
-            assert_eq!(brief.may_have(&filter), summary.may_have(&filter), "{filter:?}");
+            let by_text = brief.may_have_wanted(&filter, &Wanted::by(&filter));
+            assert_eq!(by_text, summary.may_have(&filter), "{filter:?}");
         }
     }
 

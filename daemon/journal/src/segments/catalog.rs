@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::path::Path;
 
-use super::catalog_file::{CATALOG_FILE, CatalogFile, Record, Records};
-use super::{Brief, Index, Removed, index_path, sealed, segment_path, summary_path};
+use super::catalog_file::{self, CATALOG_FILE, CatalogFile, Record};
+use super::{Brief, Index, Removed, index_path, sealed, summary_path};
 use crate::entry::{Entry, Hash, kind};
 use crate::frame::{Scanner, Step};
 use crate::removal;
@@ -166,7 +166,7 @@ impl Catalog {
         let size = |path: &Path| path.symlink_metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
         self.segments.iter().all(|Known { first, summary }| {
             summary.as_ref().is_some_and(|summary| {
-                std::fs::metadata(segment_path(dir, *first)).is_ok_and(|found| found.len() == summary.bytes)
+                summary.is_sized(dir).is_ok()
                     && size(&summary_path(dir, *first)) == Some(summary.summary_bytes)
                     && size(&index_path(dir, *first)).is_some()
             })
@@ -197,8 +197,8 @@ impl ByFile {
         let unread = |why: &dyn std::fmt::Display| {
             ByFile::Lost(format!("the catalog of the audit log, {}, cannot be read: {why}", path.display()))
         };
-        let mut records = match Records::read(dir) {
-            Ok(records) => records.list,
+        let mut records = match catalog_file::read(dir) {
+            Ok(records) => records,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return lost(&error),
             // That it is too large, or that the medium fails, is no change.
             Err(error) => return unread(&error),
@@ -276,12 +276,7 @@ fn read_summary(dir: &Path, first: u64) -> Result<Brief, String> {
     if summary.first != first {
         return Err(format!("{} is not the summary of segment {first}", path.display()));
     }
-    let segment = segment_path(dir, first);
-    match std::fs::metadata(&segment) {
-        Ok(found) if found.len() == summary.bytes => Ok(summary),
-        Ok(found) => Err(format!("{} has {} bytes, not {}", segment.display(), found.len(), summary.bytes)),
-        Err(error) => Err(format!("{} cannot be read: {error}", segment.display())),
-    }
+    summary.is_sized(dir).map(|()| summary)
 }
 
 /// The index of a segment, if its file is the one that `summary` names.

@@ -35,13 +35,6 @@ const HEADER_BYTES: usize = MAGIC.len() + 32;
 /// A record without names, and without its length.
 const FIXED_BYTES: usize = 6 * 8 + 3 * 32;
 
-/// What the file holds.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Records {
-    /// The whole records, in order.
-    pub list: Vec<Record>,
-}
-
 /// The record of a segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
@@ -53,30 +46,28 @@ pub(crate) struct Record {
     pub end: usize,
 }
 
-impl Records {
-    /// Reads the file of the log in `dir`.
-    ///
-    /// # Errors
-    /// It cannot be read, or is no catalog.
-    pub fn read(dir: &Path) -> io::Result<Records> {
-        let bytes = bounded::read(&dir.join(CATALOG_FILE), LARGEST)?;
-        Records::decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no catalog"))
-    }
+/// Reads the whole records of the log in `dir`, in order.
+///
+/// # Errors
+/// The file cannot be read, or is no catalog.
+pub(crate) fn read(dir: &Path) -> io::Result<Vec<Record>> {
+    let bytes = bounded::read(&dir.join(CATALOG_FILE), LARGEST)?;
+    decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no catalog"))
+}
 
-    /// Reads the records up to the first that is incomplete or invalid. Never panics.
-    pub fn decode(bytes: &[u8]) -> Option<Records> {
-        let before = bytes.strip_prefix(MAGIC)?.get(..32)?.try_into().ok()?;
-        let (mut list, mut at, mut link): (Vec<Record>, _, Hash) = (Vec::new(), HEADER_BYTES, before);
-        while let Some(body) = u32_at(bytes, at).and_then(|len| bytes.get(at + 4..)?.get(..len as usize)) {
-            let last = list.last().map(|record| &record.brief);
-            let Some(brief) = decode_record(body, last) else { break };
-            let end = at + 4 + body.len();
-            link = following(&link, &bytes[at..end]);
-            list.push(Record { brief, link, end });
-            at = end;
-        }
-        Some(Records { list })
+/// Reads the records up to the first that is incomplete or invalid. Never panics.
+fn decode(bytes: &[u8]) -> Option<Vec<Record>> {
+    let before = bytes.strip_prefix(MAGIC)?.get(..32)?.try_into().ok()?;
+    let (mut list, mut at, mut link): (Vec<Record>, _, Hash) = (Vec::new(), HEADER_BYTES, before);
+    while let Some(body) = u32_at(bytes, at).and_then(|len| bytes.get(at + 4..)?.get(..len as usize)) {
+        let last = list.last().map(|record| &record.brief);
+        let Some(brief) = decode_record(body, last) else { break };
+        let end = at + 4 + body.len();
+        link = following(&link, &bytes[at..end]);
+        list.push(Record { brief, link, end });
+        at = end;
     }
+    Some(list)
 }
 
 fn decode_record(body: &[u8], last: Option<&Brief>) -> Option<Brief> {
@@ -98,13 +89,13 @@ fn decode_record(body: &[u8], last: Option<&Brief>) -> Option<Brief> {
     Some(Brief::listed(&head, (hash(2)?, number(5)?), Names::decode(names)?))
 }
 
-fn encode_record(brief: &Brief, names: &Names) -> Vec<u8> {
+fn encode_record(brief: &Brief) -> Vec<u8> {
     let mut body = Vec::with_capacity(FIXED_BYTES);
     let Brief { first, entries, bytes, first_wall_ns, last_wall_ns, summary_bytes, .. } = *brief;
     let numbers = [first, entries, bytes, first_wall_ns, last_wall_ns, summary_bytes];
     numbers.iter().for_each(|number| body.extend_from_slice(&number.to_le_bytes()));
     [brief.head, brief.index_sha256, brief.hash].iter().for_each(|hash| body.extend_from_slice(hash));
-    names.encode(&mut body);
+    brief.names().encode(&mut body);
     // A record has at most a few KiB.
     let mut record = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
     record.append(&mut body);
@@ -151,7 +142,7 @@ impl CatalogFile {
         let mut link = Hash::default();
         let mut out = [MAGIC.as_slice(), &link].concat();
         for brief in briefs {
-            let record = encode_record(brief, &brief.names());
+            let record = encode_record(brief);
             link = following(&link, &record);
             out.extend_from_slice(&record);
             within(out.len() as u64, limit)?;
@@ -170,13 +161,12 @@ impl CatalogFile {
     ///
     /// # Errors
     /// Those of the medium, [`io::ErrorKind::FileTooLarge`], and [`io::ErrorKind::InvalidData`]: the file is not as it was left.
-    pub fn with(&self, summary: &Summary) -> io::Result<CatalogFile> {
-        self.with_within(summary, LARGEST)
+    pub fn with(&self, brief: &Brief) -> io::Result<CatalogFile> {
+        self.with_within(brief, LARGEST)
     }
 
-    pub(super) fn with_within(&self, summary: &Summary, limit: u64) -> io::Result<CatalogFile> {
-        let brief = Brief::of_summary(summary);
-        let record = encode_record(&brief, &brief.names());
+    pub(super) fn with_within(&self, brief: &Brief, limit: u64) -> io::Result<CatalogFile> {
+        let record = encode_record(brief);
         within(self.bytes + record.len() as u64, limit)?;
         let mut file = bounded::open_regular(&self.path, OpenOptions::new().append(true), OFlag::O_NOFOLLOW)?;
         let found = file.metadata()?.len();
@@ -199,7 +189,7 @@ impl CatalogFile {
     pub fn forget(&mut self, begin: u64) -> io::Result<()> {
         let bytes = bounded::read(&self.path, LARGEST)?;
         let as_left = || io::Error::new(io::ErrorKind::InvalidData, "it was changed");
-        let list = Records::decode(&bytes).ok_or_else(as_left)?.list;
+        let list = decode(&bytes).ok_or_else(as_left)?;
         let count = list.iter().position(|record| record.link == self.link).ok_or_else(as_left)? + 1;
         let gone = list.iter().take(count).filter(|record| record.brief.end().next_index < begin).count();
         let Some(last) = gone.checked_sub(1).and_then(|last| list.get(last)).filter(|_| gone > count - gone) else {

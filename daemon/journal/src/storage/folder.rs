@@ -7,24 +7,23 @@
 //! 3. `audit.log` becomes `N.segment` by a rename (then there is no `audit.log`: the next start begins it);
 //! 4. `audit.log.next` becomes `audit.log`.
 
+mod repair;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use self::repair::{listed, newest_again, sound, write_derived};
 use super::file::{FileError, move_aside, sync_dir};
 use super::{CatalogState, FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage, bounded};
 use crate::entry::Hash;
 use crate::frame::{HEADER_BYTES, header_at};
 use crate::head::{Head, HeadFile};
 use crate::removal::{self, AtStart};
-use crate::segments::catalog::ByFile;
 use crate::segments::catalog_file::CatalogFile;
-use crate::segments::{
-    self, Brief, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, digest, index_path, segment_path,
-    summary_path,
-};
+use crate::segments::{self, Brief, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, segment_path};
 use crate::tree::leaves::Leaves;
 use crate::tree::{SignedTree, Tree, edge, signed};
 use crate::walk::Chain;
@@ -246,8 +245,8 @@ impl LogFolder {
 
     /// The catalog's file with one more segment, and why it was made again, if it was. `None`: not all segments can be relied on, or it
     /// cannot be written. A log without a catalog is only slower to read.
-    fn listed_with(&mut self, summary: &Summary) -> (Option<CatalogFile>, Option<String>) {
-        let why = match self.catalog.as_ref().map(|file| file.with(summary)) {
+    fn listed_with(&mut self, last: &Brief) -> (Option<CatalogFile>, Option<String>) {
+        let why = match self.catalog.as_ref().map(|file| file.with(last)) {
             Some(Ok(file)) => return (Some(file), None),
             Some(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
                 self.is_too_large = true;
@@ -265,9 +264,8 @@ impl LogFolder {
             catalog = Catalog::of_summaries(&self.dir, self.removed.clone());
             problem = problem.map(|problem| format!("{problem}; it was made again"));
         }
-        let last = Brief::of_summary(summary);
         let briefs = catalog.briefs().filter(|_| catalog.last_hash() == self.last_summary);
-        let briefs = briefs.map(|briefs| briefs.into_iter().chain([&last]).collect::<Vec<_>>());
+        let briefs = briefs.map(|briefs| briefs.into_iter().chain([last]).collect::<Vec<_>>());
         let later =
             briefs.is_none().then(|| "there is no catalog until the next start repairs the summaries".to_owned());
         let why: Vec<String> = [why, problem, later].into_iter().flatten().collect();
@@ -276,11 +274,6 @@ impl LogFolder {
         self.is_too_large = file.as_ref().is_some_and(|made| made.as_ref().is_err_and(full));
         let file = file.and_then(Result::ok);
         (file, Some(why.join("; ")).filter(|why| !why.is_empty()))
-    }
-
-    /// Reports why retention cannot go on.
-    fn stuck(&mut self, why: &str) {
-        self.notice(format!("the removal of old segments of the audit log cannot go on: {why}"));
     }
 
     /// Reports something once.
@@ -343,9 +336,9 @@ impl Storage for LogFolder {
     fn seal(&mut self, builder: &segments::Builder, end: Chain, bytes: u64) -> io::Result<Summary> {
         let first = self.start.next_index;
         let (summary, index) = Summary::of(builder, self.start, end, bytes, self.last_summary);
-        replace(&index_path(&self.dir, first), &index)?;
-        replace(&summary_path(&self.dir, first), &summary.encode())?;
-        let (listed, made_again) = self.listed_with(&summary);
+        write_derived(&self.dir, &summary, &index)?;
+        let last = Brief::of_summary(&summary);
+        let (listed, made_again) = self.listed_with(&last);
         let next = self.dir.join(NEXT_FILE);
         let other = |e: FileError| e.source;
         remove(&next).map_err(other)?;
@@ -354,7 +347,7 @@ impl Storage for LogFolder {
         let active = self.dir.join(LOG_FILE);
         fs::rename(&active, segment_path(&self.dir, first))?;
         // From here on the old file is sealed, whatever fails: appending goes to the new one, by whichever name.
-        (self.active, self.start, self.last_summary) = (opened, end, summary.hash());
+        (self.active, self.start, self.last_summary) = (opened, end, last.hash);
         self.catalog_state = CatalogState { link: listed.as_ref().map(|file| file.link), is_stated: false, made_again };
         self.catalog = listed;
         fs::rename(&next, &active)?;
@@ -371,33 +364,29 @@ impl Storage for LogFolder {
         live: &dyn Fn(&Summary) -> bool,
     ) -> Option<(Removed, Vec<Summary>)> {
         let active = self.active.len().unwrap_or(0);
-        let due = |brief: &Brief, bytes| self.due(brief, bytes, now_ns, by_age, signed);
         // By the catalog, which an entry of the log vouches for, or by all summaries.
         let catalog = Catalog::behind(&self.dir, self.removed.clone());
         // What does not fit is evidence.
-        if !catalog.problems.is_empty() {
-            self.stuck(&catalog.problems[0]);
+        if let Some(problem) = catalog.problems.first() {
+            self.notice(stuck(problem));
             return None;
         }
         let (mut bytes, mut segments, mut why) = (catalog.bytes() + active, Vec::new(), String::new());
-        let (mut noticed, mut unsound) = (Vec::new(), None);
+        let mut noticed = Vec::new();
         for brief in catalog.segments.iter().map_while(|known| known.summary.as_ref()) {
-            let Some(reason) = due(brief, bytes) else { break };
+            let Some(reason) = self.due(brief, bytes, now_ns, by_age, signed) else { break };
             let summary = match sound(&self.dir, brief, &mut noticed) {
                 Ok(summary) if !live(&summary) => summary,
                 Ok(_) => break,
                 Err(why) => {
-                    unsound = Some(why);
+                    noticed.push(stuck(&why));
                     break;
                 }
             };
             (why, bytes) = (reason, bytes.saturating_sub(summary.bytes));
             segments.push(summary);
         }
-        noticed.drain(..).for_each(|what| self.notice(what));
-        if let Some(why) = unsound {
-            self.stuck(&why);
-        }
+        noticed.into_iter().for_each(|what| self.notice(what));
         let last = segments.last()?;
         let before = catalog.removed.map_or(0, |removed| removed.segments);
         let removed = Removed {
@@ -544,139 +533,9 @@ impl Storage for LogFolder {
     }
 }
 
-/// The sealed segments, by the catalog's file if that fits the log. Otherwise by the summaries, and then the file is made again. There
-/// is none if not all segments can be relied on.
-fn listed(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) -> (Catalog, Option<CatalogFile>) {
-    let hashes = |catalog: &Catalog| -> Option<Vec<Hash>> {
-        catalog.briefs().map(|briefs| briefs.iter().map(|brief| brief.hash).collect())
-    };
-    let mut lost = None;
-    let stated = match ByFile::read(dir, removed.as_ref()) {
-        ByFile::NotStated => None,
-        ByFile::Lost(why) => {
-            lost = Some(why);
-            None
-        }
-        ByFile::Unlike(file) => Some((file, None)),
-        ByFile::Fits(catalog, file) => {
-            let newest = catalog.segments.last().and_then(|known| known.summary.as_ref());
-            if catalog.is_complete(dir) && newest.is_none_or(|newest| newest.whole(dir).is_some()) {
-                return (catalog, Some(file));
-            }
-            Some((file, hashes(&catalog)))
-        }
-    };
-    let catalog = repaired(dir, removed, findings);
-    let now = hashes(&catalog);
-    // A file of other summaries than those that were made again would be found incomplete at each start.
-    let stated = stated.filter(|(_, before)| before.is_none() || now.is_none() || *before == now);
-    if let Some((file, _)) = stated {
-        return (catalog, Some(file));
-    }
-    let briefs = catalog.briefs().filter(|briefs| !briefs.is_empty());
-    // A disk that is full is no error: there is only more to read.
-    let made = briefs.map(|briefs| CatalogFile::make(dir, &briefs));
-    findings.extend(lost.map(|why| match &made {
-        Some(Err(error)) => format!("{why}; it cannot be made again: {error}"),
-        _ => format!("{why}; it is made again"),
-    }));
-    (catalog, made.and_then(Result::ok))
-}
-
-/// The catalog, with summaries and indices made again where they do not fit their segment.
-fn repaired(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) -> Catalog {
-    let (mut catalog, are_read) = made_again(dir, removed.clone(), findings);
-    let stated = catalog::summary_stated(dir).filter(|(start, _)| catalog.end() == Some(*start));
-    if are_read && stated.is_some_and(|(_, hash)| hash != catalog.last_hash()) {
-        // Summaries before the newest were changed too, each to fit the next.
-        catalog.segments.iter_mut().for_each(|known| known.summary = None);
-        digested(dir, &catalog, findings);
-        catalog = Catalog::unstated(dir, removed);
-    }
-    catalog.problems.clear();
-    catalog
-}
-
-/// The catalog by the summaries, of which those that do not fit are made again, and whether each segment could be read for that.
-fn made_again(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) -> (Catalog, bool) {
-    let found = Catalog::of_summaries(dir, removed.clone());
-    if found.problems.is_empty() && found.segments.iter().all(|k| index_path(dir, k.first).exists()) {
-        return (found, true);
-    }
-    findings.extend(found.problems.iter().cloned());
-    let are_read = digested(dir, &found, findings);
-    (Catalog::unstated(dir, removed), are_read)
-}
-
-/// Makes the summaries and indices again that `found` does not have, or whose index does not fit. False: a segment cannot be read.
-fn digested(dir: &Path, found: &Catalog, findings: &mut Vec<String>) -> bool {
-    let (mut end, mut previous) =
-        found.removed.as_ref().map_or((Some(Chain::default()), [0; 32]), |r| (Some(r.end()), r.last_summary));
-    let mut are_read = true;
-    for known in &found.segments {
-        let sound = known.summary.as_ref().filter(|s| s.previous_summary == previous);
-        let sound = sound.filter(|s| catalog::read_index(dir, s).is_some()).and_then(|s| s.summary(dir));
-        let summary = match sound {
-            Some(summary) => summary,
-            None => match digest::digest(dir, known.first, end, previous) {
-                Ok((summary, index)) => {
-                    let written = replace(&index_path(dir, known.first), &index)
-                        .and_then(|()| replace(&summary_path(dir, known.first), &summary.encode()));
-                    findings.push(match written {
-                        Ok(()) => format!("summary and index of segment {} were made again", known.first),
-                        Err(error) => format!("the summary of segment {} cannot be written: {error}", known.first),
-                    });
-                    summary
-                }
-                Err(why) => {
-                    findings.push(format!("the audit log was tampered with: {why}"));
-                    (end, are_read) = (None, false);
-                    continue;
-                }
-            },
-        };
-        (end, previous) = (Some(summary.end()), summary.hash());
-    }
-    are_read
-}
-
-/// Makes the summary of the newest segment again, if it is the only one that does not count and gives this hash.
-fn newest_again(dir: &Path, found: &Catalog, expected: Hash) -> bool {
-    let Some((newest, before)) = found.segments.split_last() else { return false };
-    if newest.summary.is_some() || before.iter().any(|known| known.summary.is_none()) {
-        return false;
-    }
-    let before = Catalog { segments: before.to_vec(), removed: found.removed.clone(), problems: Vec::new() };
-    match digest::digest(dir, newest.first, before.end(), before.last_hash()) {
-        Ok((summary, index)) if summary.hash() == expected => replace(&index_path(dir, newest.first), &index)
-            .and_then(|()| replace(&summary_path(dir, newest.first), &summary.encode()))
-            .is_ok(),
-        _ => false,
-    }
-}
-
-/// The summary of a segment that is to be removed, which is made again from the segment if its file is another one.
-///
-/// # Errors
-/// The segment is not the one that `brief` is of, in words.
-fn sound(dir: &Path, brief: &Brief, noticed: &mut Vec<String>) -> Result<Summary, String> {
-    let segment = segment_path(dir, brief.first);
-    let found = fs::metadata(&segment).map_err(|error| format!("{} cannot be read: {error}", segment.display()))?;
-    if found.len() != brief.bytes {
-        return Err(format!("{} has {} bytes, not {}", segment.display(), found.len(), brief.bytes));
-    }
-    if let Some(summary) = brief.summary(dir) {
-        return Ok(summary);
-    }
-    let (summary, _) = digest::digest(dir, brief.first, Some(brief.start()), brief.previous_summary)?;
-    if summary.hash() != brief.hash {
-        return Err(format!("{} does not give the summary that the catalog names", segment.display()));
-    }
-    noticed.push(match replace(&summary_path(dir, brief.first), &summary.encode()) {
-        Ok(()) => format!("the summary of segment {} was changed: it was made again from the segment", brief.first),
-        Err(error) => format!("the summary of segment {} was changed, and cannot be written: {error}", brief.first),
-    });
-    Ok(summary)
+/// Why retention cannot go on.
+fn stuck(why: &str) -> String {
+    format!("the removal of old segments of the audit log cannot go on: {why}")
 }
 
 fn header_start(active: &Path) -> Option<Chain> {
