@@ -150,9 +150,10 @@ impl Log {
             return None;
         }
         let registry = &self.context.registry;
-        let live = registry.live().into_iter().map(|l| l.run.clone());
+        let (live, guarded) = registry.live_and_guarded();
+        let (live, guarded) = (live.into_iter().map(|l| l.run.clone()), guarded.into_iter().map(|g| g.run.clone()));
+        // Last: a run that ends meanwhile is in both.
         let ended = registry.ended().into_iter().map(|e| e.run.clone());
-        let guarded = registry.guarded().into_iter().map(|g| g.run.clone());
         let all = live.chain(guarded).chain(ended);
         Some(all.filter(|run| self.who.may_see(run).is_some()).map(|run| run.id.to_string()).collect())
     }

@@ -60,10 +60,10 @@ pub(super) fn seen_by_all(registry: &Registry) -> BTreeMap<RunId, FoundRun> {
 
 /// Each run once.
 fn found(registry: &Registry, all: bool) -> BTreeMap<RunId, FoundRun> {
-    let live = registry.live().into_iter().map(FoundRun::Live);
-    let guarded = registry.guarded().into_iter().map(FoundRun::Guarded);
+    let (live, guarded) = registry.live_and_guarded();
+    let (live, guarded) = (live.into_iter().map(FoundRun::Live), guarded.into_iter().map(FoundRun::Guarded));
     let ended = all.then(|| registry.ended().into_iter().map(FoundRun::Ended));
-    // One that is taken up, or ends, between two of these is in both: the first one counts.
+    // One that ends between the two looks is in both: the first one counts.
     let mut found: BTreeMap<RunId, FoundRun> = BTreeMap::new();
     for one in live.chain(guarded).chain(ended.into_iter().flatten()) {
         found.entry(one.run().id).or_insert(one);

@@ -35,11 +35,9 @@ impl v1::metrics_service_server::MetricsService for Metrics {
 }
 
 fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
-    let mut live = context.registry.live();
+    let (mut live, mut guarded) = context.registry.live_and_guarded();
     live.retain(|run| !is_drill(&run.run.labels));
-    let mut guarded = context.registry.guarded();
-    // One that was taken up between the two looks is in both.
-    guarded.retain(|guarded| !is_drill(&guarded.run.labels) && !live.iter().any(|live| live.run.id == guarded.run.id));
+    guarded.retain(|guarded| !is_drill(&guarded.run.labels));
     let tallying = context.log.tallying();
     let (counts, totals) = tallying.with(|tally| {
         for run in &live {

@@ -22,7 +22,7 @@ use failsafe_core::{
 use failsafe_proto::{ErrorReason, v1};
 use prost::Message;
 pub use seen::RunChanges;
-use seen::{Looked, Seen};
+use seen::Seen;
 use std::{sync::Arc, time::Instant};
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status};
@@ -47,8 +47,7 @@ pub(super) fn watch(
     let watching = context.registry.touched().watch();
     let source = Watched {
         context: context.clone(),
-        who,
-        selector,
+        filter: Filter { who, selector },
         cursor: Cursor::after(revision),
         marks: Marks::new(growth.is_some()),
         _watching: watching,
@@ -81,14 +80,19 @@ impl Item {
 /// Changes that one client sees.
 struct Watched {
     context: Arc<Context>,
-    who: Principal,
-    selector: Selector,
+    filter: Filter,
     cursor: Cursor<RunId>,
     marks: Marks,
     _watching: Watching,
 }
 
-impl Watched {
+/// What a client may see, and asks for.
+struct Filter {
+    who: Principal,
+    selector: Selector,
+}
+
+impl Filter {
     fn wants(&self, Seen { looked, .. }: &Seen) -> bool {
         self.who.may_see_of(looked.id, looked.owner_uid).is_some() && self.selector.selects(&looked.labels)
     }
@@ -109,15 +113,11 @@ impl Source for Watched {
                 bytes += seen.looked.run.encoded_len();
                 !bounds.are_reached(bytes)
             };
-            let (who, selector) = (&self.who, &self.selector);
-            let wants = |seen: &Seen| {
-                let Looked { id, owner_uid, labels, .. } = &seen.looked;
-                lives(seen) && who.may_see_of(*id, *owner_uid).is_some() && selector.selects(labels)
-            };
+            let wants = |seen: &Seen| lives(seen) && self.filter.wants(seen);
             self.cursor.next(&view.runs, wants, BATCH, room)
         };
         let (changed, more) = (!part.values.is_empty(), part.more);
-        let seen = part.values.into_iter().filter(|(_, seen)| self.wants(seen));
+        let seen = part.values.into_iter().filter(|(_, seen)| self.filter.wants(seen));
         let is_state = matches!(part.is, PartIs::State | PartIs::Complete(_));
         let change = |seen: &Seen| if is_state { RunChange::Present } else { seen.change };
         let mut items: Vec<Item> = seen.map(|(revision, seen)| Item::Changed(revision, change(&seen), seen)).collect();

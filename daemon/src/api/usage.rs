@@ -22,7 +22,7 @@ pub(super) fn of(context: &Context) -> Vec<Usage> {
 }
 
 fn live_runs(context: &Context) -> Usage {
-    let (live, guarded) = (context.registry.live(), context.registry.guarded());
+    let (live, guarded) = context.registry.live_and_guarded();
     let mut users: BTreeMap<u32, usize> = BTreeMap::new();
     for run in live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)) {
         *users.entry(run.owner_uid).or_default() += 1;

@@ -101,10 +101,8 @@ impl Registry {
 
     /// The live runs, and the ended ones, the latest first.
     fn groups(&self, visible: impl Fn(&Run) -> bool) -> [Vec<FoundRun>; 2] {
-        // The guarded ones first, and the ended ones later: a run that is taken up or ends meanwhile is in both.
-        let mut guarded = self.guarded();
-        let live = self.live();
-        guarded.retain(|run| !live.iter().any(|live| live.run.id == run.run.id));
+        // The ended ones later: a run that ends meanwhile is in both.
+        let (live, guarded) = self.live_and_guarded();
         let live = live.into_iter().map(FoundRun::Live).chain(guarded.into_iter().map(FoundRun::Guarded));
         let live = live.filter(|found| visible(found.run())).collect();
         let ended = self.ended().into_iter().rev().map(FoundRun::Ended);

@@ -5,7 +5,7 @@
 //! the run.
 
 use super::{
-    Registry,
+    LiveRun, Registry,
     past::{GUARDED, Past},
 };
 use crate::{
@@ -180,8 +180,17 @@ impl Registry {
         self.guarded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Whether the run of that id is guarded. Whoever looks among the live runs, too, looks here first: a run that is taken up is live before
-    /// it stops being guarded.
+    /// The live runs, and the guarded ones that are not live, each by id. The guarded ones are looked at first: a run that is taken up
+    /// is live before it stops being guarded, so that it is among one of them.
+    pub fn live_and_guarded(&self) -> (Vec<Arc<LiveRun>>, Vec<Arc<GuardedRun>>) {
+        let mut guarded = self.guarded();
+        let live = self.live();
+        guarded.retain(|run| live.binary_search_by_key(&run.run.id, |live| live.run.id).is_err());
+        (live, guarded)
+    }
+
+    /// Whether the run of that id is guarded. Whoever looks among the live runs, too, looks here first, as in
+    /// [`live_and_guarded`](Self::live_and_guarded).
     pub fn is_guarded(&self, id: RunId) -> bool {
         self.guarded.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
@@ -193,14 +202,16 @@ impl Registry {
     }
 
     /// The guarded run of that id.
-    pub(super) fn guarded_of(&self, id: RunId) -> Option<Arc<GuardedRun>> {
+    pub(crate) fn guarded_of(&self, id: RunId) -> Option<Arc<GuardedRun>> {
         self.guarded.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     /// The run, judged or guarded, that a process of this cgroup is in.
     pub fn inside(&self, path: &Path) -> Option<RunId> {
+        // First, as in `live_and_guarded`.
+        let guarded = self.guarded();
         let live = self.of_cgroup(path).map(|live| live.run.id);
-        live.or_else(|| Some(self.guarded().iter().find(|run| run.contains(path))?.run.id))
+        live.or_else(|| Some(guarded.iter().find(|run| run.contains(path))?.run.id))
     }
 
     /// All guarded runs in one line, for the health of the node; `None`: there are none.

@@ -136,9 +136,7 @@ impl Lineages {
             Err(error) if error.is_missing() => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        let guarded = registry.guarded();
-        let lives = |id: &RunId| registry.get(*id).is_some() || guarded.iter().any(|guarded| guarded.run.id == *id);
-        if let Some(run) = runs.iter().copied().find(lives) {
+        if let Some(run) = runs.iter().copied().find(|id| registry.is_held(*id)) {
             return Err(LineageError::Lives { name: name.to_owned(), run });
         }
         claim.choose(registry.store(), &runs);

@@ -149,7 +149,7 @@ impl Registry {
             drop(making);
             prepared = self.prepare(&wanted.policy, now, true)?;
         };
-        let (live, guarded) = (self.live(), self.guarded());
+        let (live, guarded) = self.live_and_guarded();
         let runs: Vec<&Run> = live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)).collect();
         let name = name(&wanted, &runs)?;
         let label = |text: &String| text.len() <= 128;

@@ -260,13 +260,14 @@ impl Following {
     /// a part of an entry, which is written again when there is room.
     fn read(&self, search: &mut Search, next: &mut Option<u64>, stop: &AtomicBool) -> Result<bool, SearchError> {
         let (mut more, mut is_durable) = (true, true);
+        let latest = self.log.latest();
         while more && !stop.load(Ordering::Relaxed) {
             // Before the entries are read: what is durable now is in the list then.
-            let end = *self.log.latest().borrow();
+            let end = *latest.borrow();
             let (mut entries, mut failed) = (Vec::new(), None);
             for entry in search.by_ref().take(BATCH) {
                 let index = entry.as_ref().map_or_else(damaged, |entry| Some(entry.index));
-                if index.is_some_and(|index| index >= *self.log.latest().borrow()) {
+                if index.is_some_and(|index| index >= end && index >= *latest.borrow()) {
                     is_durable = false;
                     break;
                 }

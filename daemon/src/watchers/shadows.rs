@@ -58,11 +58,11 @@ impl ShadowKeep {
         let run = one.run();
         let live = || self.registry.get(run).map(|live| (Box::new(live.known().clone()), live.policy.clone()));
         let found = Found::of(|| self.registry.is_guarded(run), live);
-        let shadow = one.name().to_owned();
         match one.attempt(found, &self.shadows, |order| drop(self.pipeline.send(Message::Shadow(order)))) {
             Attempt::Waits => true,
             Attempt::Judges | Attempt::Over => false,
             Attempt::Refused(why) => {
+                let shadow = one.name();
                 let what =
                     format!("shadow `{shadow}` of an earlier daemon is not judged now, and is tried again: {why}");
                 self.report(Some(run), what);
@@ -71,6 +71,7 @@ impl ShadowKeep {
             // The next daemon has it.
             Attempt::GivenUp(_) if stop.load(Ordering::Relaxed) => false,
             Attempt::GivenUp(why) => {
+                let shadow = one.name();
                 self.report(Some(run), format!("shadow `{shadow}` of an earlier daemon is not judged any more: {why}"));
                 false
             }

@@ -221,8 +221,9 @@ impl Drilling {
         let registry = &self.parts.registry;
         // Of many runs: only those of drills are copied.
         let of_drill = |run: &Run| is_drill(&run.labels).then(|| run.clone());
-        let live = registry.live().into_iter().filter_map(|live| of_drill(&live.run));
-        live.chain(registry.guarded().into_iter().filter_map(|guarded| of_drill(&guarded.run))).collect()
+        let (live, guarded) = registry.live_and_guarded();
+        let live = live.into_iter().filter_map(|live| of_drill(&live.run));
+        live.chain(guarded.into_iter().filter_map(|guarded| of_drill(&guarded.run))).collect()
     }
 
     /// Ends the runs of earlier drills. True: there are none.
@@ -253,7 +254,7 @@ impl Drilling {
             }
             // One that no process entered is not seen as empty by itself.
             self.send(Message::Ended(run));
-        } else if let Some(guarded) = self.parts.registry.guarded().into_iter().find(|guarded| guarded.run.id == run) {
+        } else if let Some(guarded) = self.parts.registry.guarded_of(run) {
             self.parts.log.record(&Record::Control(control.clone()), Some(run), None);
             let (report, at) = guarded.obey(&control, Instant::now() + self.parts.action_deadline);
             let (verdict, proofs) = (report.verdict, report.proofs);
