@@ -4,6 +4,7 @@ use super::{pattern::Pattern, pattern::Stop, preset::Preset, supervisor::supervi
 use crate::{
     decision::Mode,
     policy::diagnostic::{Diagnostic, Diagnostics},
+    visible::beginning,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -344,12 +345,7 @@ fn of_match<'a>(rule: &'a Rule, pattern: &'a Pattern, found: Labels, path: &str)
     let container = found.contains_key("container");
     let mut labels = rule.labels.clone();
     // A long name, which a user may have chosen, is no reason to have no run.
-    labels.extend(found.into_iter().map(|(key, value)| (key, shortened(value))));
+    labels.extend(found.into_iter().map(|(key, value)| (key, beginning(&value, LABEL_BYTES).to_owned())));
     labels.insert(LABEL.into(), rule.name.clone());
     Explained::Match(Match { rule, pattern, labels, uid, container })
-}
-
-fn shortened(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(LABEL_BYTES));
-    text
 }

@@ -7,7 +7,7 @@ use crate::{
     record::RuleText,
     standing::{IncidentState, steps},
     time::MonoTime,
-    visible::clean,
+    visible::{clean, shortened},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -343,9 +343,5 @@ fn asked(decision: &Decision) -> (Actor, String, String) {
 
 /// A text that others wrote, harmless and bounded.
 fn short(text: &str) -> String {
-    let text = clean(text);
-    if text.len() <= TEXT {
-        return text;
-    }
-    format!("{}...", &text[..text.floor_char_boundary(TEXT)])
+    shortened(clean(text), TEXT)
 }
