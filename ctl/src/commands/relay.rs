@@ -45,19 +45,13 @@ pub(super) fn relay(args: &RelayArgs) -> Result<Exit, Fail> {
         let mut tasks = tokio::task::JoinSet::new();
         let mut ports = String::new();
         for (wanted, may_lack) in args.otlp.iter().flat_map(|wanted| wanted.addresses()) {
-            let listener = match TcpListener::bind(wanted).await {
-                Err(error) if may_lack && is_lacking(&error) => continue,
-                bound => bound.map_err(|error| unbound(wanted, &error))?,
-            };
+            let Some(listener) = bound(TcpListener::bind(wanted).await, wanted, may_lack)? else { continue };
             let address = listener.local_addr().map_err(|error| unbound(wanted, &error))?;
             ports.push_str(&format!("OTLP at {address}\n"));
             tasks.spawn(otlp::accept(listener, address, args.otlp_socket.clone()));
         }
         for (wanted, may_lack) in args.statsd.iter().flat_map(|wanted| wanted.addresses()) {
-            let socket = match UdpSocket::bind(wanted).await {
-                Err(error) if may_lack && is_lacking(&error) => continue,
-                bound => bound.map_err(|error| unbound(wanted, &error))?,
-            };
+            let Some(socket) = bound(UdpSocket::bind(wanted).await, wanted, may_lack)? else { continue };
             let address = socket.local_addr().map_err(|error| unbound(wanted, &error))?;
             ports.push_str(&format!("statsd at {address}\n"));
             tasks.spawn(statsd::receive(socket, args.statsd_socket.clone()));
@@ -67,6 +61,14 @@ pub(super) fn relay(args: &RelayArgs) -> Result<Exit, Fail> {
         tasks.join_next().await;
         Err(Fail::new(Exit::Error, "a port of the relay is closed"))
     })
+}
+
+/// The port that was opened; `None`: the host may lack the address, and does.
+fn bound<T>(opened: std::io::Result<T>, wanted: SocketAddr, may_lack: bool) -> Result<Option<T>, Fail> {
+    match opened {
+        Err(error) if may_lack && is_lacking(&error) => Ok(None),
+        opened => opened.map(Some).map_err(|error| unbound(wanted, &error)),
+    }
 }
 
 /// Whether the host lacks the address, as one without IPv6 does.

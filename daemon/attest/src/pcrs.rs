@@ -4,7 +4,10 @@
 //! that somebody trusts. Invariants: a PCR has a reference value only if all these quotes have one value of it; a PCR that is not
 //! quoted is never as expected.
 
-use crate::{table::Pattern, tpm::PCR_FACTOR};
+use crate::{
+    table::Pattern,
+    tpm::{PCR_FACTOR, pcr_value},
+};
 use failsafe_tpm::{Pcrs, quoted::PCRS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -136,10 +139,8 @@ impl TryFrom<Banks> for PcrReference {
             let pcr = pcr.ok_or_else(|| {
                 format!("`pcrs.sha256` has the PCR `{}`, expected a number from 0 to 23", number.escape_debug())
             })?;
-            let mut value = [0; 32];
-            if hex::decode_to_slice(&text, &mut value).is_err() || hex::encode(value) != text {
-                return Err(format!("`pcrs.sha256.{pcr}` is not 64 lowercase hexadecimal digits"));
-            }
+            let value = pcr_value(&text)
+                .ok_or_else(|| format!("`pcrs.sha256.{pcr}` is not 64 lowercase hexadecimal digits"))?;
             pcrs.0.insert(pcr, value);
         }
         Ok(PcrReference(pcrs))

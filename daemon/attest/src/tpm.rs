@@ -317,13 +317,18 @@ pub fn verify(
     Ok(Some(VerifiedQuote { key: key.id(), allowed, pcrs, quoted }))
 }
 
+/// The value of a PCR, from the only text for it: 64 lowercase hexadecimal digits.
+pub(crate) fn pcr_value(text: &str) -> Option<[u8; 32]> {
+    let mut value = [0; 32];
+    hex::decode_to_slice(text, &mut value).ok()?;
+    (hex::encode(value) == text).then_some(value)
+}
+
 fn values(listed: &[PcrValue]) -> Result<Pcrs, QuoteError> {
     let ascending = listed.windows(2).all(|pair| pair[0].pcr < pair[1].pcr);
     let value = |one: &PcrValue| {
-        let mut value = [0; 32];
-        // One text for each value.
-        let good = one.pcr < PCRS && hex::decode_to_slice(&one.sha256, &mut value).is_ok();
-        (good && hex::encode(value) == one.sha256).then_some((one.pcr, value))
+        let value = pcr_value(&one.sha256).filter(|_| one.pcr < PCRS);
+        value.map(|value| (one.pcr, value))
     };
     let read: Option<_> = listed.iter().map(value).collect();
     read.filter(|_| ascending).map(Pcrs).ok_or(QuoteError::Text("pcrs"))

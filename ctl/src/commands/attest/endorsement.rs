@@ -9,7 +9,7 @@
 //! credential activation, and wrote on the line of the certificate (`activated`). Without that word nothing is proved, and every
 //! output says so. One certificate that is not valid makes all of them worthless: the genuine one may be a copy of another TPM's.
 
-use super::{read, shown};
+use super::{expected::quoted, read, shown};
 use crate::{
     exit::{Exit, Fail},
     render::clean,
@@ -135,8 +135,7 @@ impl Endorsement {
     /// There is no quote by an allowed key, the list has no certificate of it, or one of them is not valid.
     pub fn of(file: &Path, verified: &Verified, keys: &AllowedKeys, roots: &Roots) -> Result<Endorsement, Fail> {
         let refused = |why: String| Fail::new(Exit::Tampered, format!("{}: {why}", shown(file)));
-        let quote = verified.quote.as_ref().filter(|quote| quote.allowed.is_some());
-        let quote = quote.ok_or_else(|| refused(clean(&crate::render::quote::summary(verified))))?;
+        let quote = quoted(verified).map_err(|why| refused(clean(&why)))?;
         let certificates = keys.endorsements(&quote.key);
         if certificates.is_empty() {
             let why = format!("the list of allowed keys has no EK certificate of TPM key {}", quote.key);

@@ -8,7 +8,7 @@ use crate::{
     render::{Paint, reference as page},
 };
 use failsafe_attest::{
-    PcrFinding, PcrVerdict, Pcrs, Verdict, Verified,
+    PcrFinding, PcrVerdict, Verdict, Verified, VerifiedQuote,
     envelope::MAX_ENVELOPE,
     reference::{Checked, Reference},
 };
@@ -35,7 +35,7 @@ impl Expected {
         })?;
         Ok(Expected {
             file: file.to_owned(),
-            pcrs: reference.pcrs.check(quoted(verified).ok()),
+            pcrs: reference.pcrs.check(quoted(verified).ok().map(|quote| &quote.pcrs)),
             factors: reference.check(&verified.statement, &table()?),
         })
     }
@@ -65,12 +65,10 @@ impl Expected {
     }
 }
 
-/// The PCRs of a quote that proves something, or why there are none. Without a list of allowed keys no quote proves anything.
-pub(super) fn quoted(verified: &Verified) -> Result<&Pcrs, String> {
-    match &verified.quote {
-        Some(quote) if quote.allowed.is_some() => Ok(&quote.pcrs),
-        _ => Err(crate::render::quote::summary(verified)),
-    }
+/// The quote, if it proves something, or why there is none. Without a list of allowed keys no quote proves anything.
+pub(super) fn quoted(verified: &Verified) -> Result<&VerifiedQuote, String> {
+    let proving = verified.quote.as_ref().filter(|quote| quote.allowed.is_some());
+    proving.ok_or_else(|| crate::render::quote::summary(verified))
 }
 
 fn exit(pcrs: PcrVerdict, factors: Verdict, keys_checked: bool) -> Exit {

@@ -18,7 +18,7 @@ use std::path::Path;
 /// There is no quoted PCR 10 to compare with, or the list does not give its value.
 pub(super) fn replayed(list: &Path, file: &Path, verified: &Verified) -> Result<Replayed, Fail> {
     let refused = |why: &str| Fail::new(Exit::Tampered, format!("{}: {}", shown(file), clean(why)));
-    let pcrs = quoted(verified).map_err(|why| refused(&why))?;
+    let pcrs = &quoted(verified).map_err(|why| refused(&why))?.pcrs;
     let pcr = pcrs.0.get(&IMA_PCR).ok_or_else(|| {
         refused("PCR 10 is not quoted").advise("add 10 to `pcrs` in the section [tpm] of the node's configuration")
     })?;

@@ -15,10 +15,10 @@ use crate::{
     args::{AttestArgs, AttestDiffArgs, AttestNodeArgs, AttestRunArgs, AttestVerifyArgs},
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, attest as page, clean, json, print, quote},
+    render::{Paint, attest as page, clean, json, print},
 };
 use endorsement::{Endorsement, Roots};
-use expected::Expected;
+use expected::{Expected, quoted};
 use failsafe_attest::{
     AllowedKeys, Statement, Table, Verdict, Verified, VerifyError, compare,
     diff::Options,
@@ -77,8 +77,10 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
                 .advise("the statement may be an old one: have the node attested again with --nonce"));
         }
     }
-    if args.require_tpm && verified.quote.as_ref().is_none_or(|quote| quote.allowed.is_none()) {
-        let message = format!("{}: {}", shown(&args.file), clean(&quote::summary(&verified)));
+    if args.require_tpm
+        && let Err(why) = quoted(&verified)
+    {
+        let message = format!("{}: {}", shown(&args.file), clean(&why));
         let advice = match verified.quote {
             Some(_) => "add the TPM key of the node to the list of allowed keys (`failsafectl attest key show` there)",
             None => {
@@ -94,6 +96,7 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
         _ => None,
     };
     let expected = args.expect.as_deref().map(|file| Expected::of(file, &verified)).transpose()?;
+    let checked = verified.allowed.is_some();
     let text = if args.output.json() {
         let mut value = page::verified_json(&verified);
         value["endorsement"] = endorsement.as_ref().map(Endorsement::json).unwrap_or_default();
@@ -102,7 +105,6 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
         json::text(&value)
     } else {
         let pcrs = expected.as_ref().map(Expected::pcrs);
-        let checked = verified.allowed.is_some();
         let text = page::verified(&args.file, &verified, pcrs, &place.zone, Paint::stdout());
         let endorsement = endorsement.as_ref().map(Endorsement::page).unwrap_or_default();
         let ima = ima.map(|(list, replayed)| ima::page(list, replayed)).unwrap_or_default();
@@ -111,7 +113,6 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
             + &expected.as_ref().map(|expected| expected.page(checked, Paint::stdout())).unwrap_or_default()
     };
     print(&text)?;
-    let checked = verified.allowed.is_some();
     let exit = match expected {
         Some(expected) => expected.exit(checked),
         None if checked => Exit::Done,

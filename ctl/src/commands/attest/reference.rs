@@ -72,7 +72,7 @@ fn with_pcrs(made: Reference, args: &AttestExpectArgs, verified: &[Verified]) ->
     let mut quotes = Vec::new();
     for (file, one) in args.files.iter().zip(verified) {
         match quoted(one) {
-            Ok(pcrs) => quotes.push(pcrs.clone()),
+            Ok(quote) => quotes.push(quote.pcrs.clone()),
             Err(why) => return (made, format!("no PCRs: {}: {why}", file.display())),
         }
     }

@@ -1,10 +1,6 @@
 //! `log checkpoint`: the latest signed checkpoint of the log.
 
-use super::{
-    super::Place,
-    daemon,
-    keys::{self, Known},
-};
+use super::{super::Place, daemon, keys::Known};
 use crate::{
     args::LogOut,
     exit::{Exit, Fail},
@@ -45,15 +41,10 @@ pub(super) fn checkpoint(
     from_daemon: bool,
 ) -> Result<Exit, Fail> {
     let asked = daemon::is_asked(place, from_daemon)?;
-    let (opened, known) = match asked {
-        true => {
-            let known = daemon::known(place, keys)?;
-            (of_note(daemon::checkpoint(place)?, daemon::SENT, &known)?, known)
-        }
-        false => {
-            let known = keys::known(place, keys)?;
-            (open(&place.state_dir.join(CHECKPOINT_FILE), &known)?, known)
-        }
+    let known = daemon::known(place, keys, asked)?;
+    let opened = match asked {
+        true => of_note(daemon::checkpoint(place)?, daemon::SENT, &known)?,
+        false => open(&place.state_dir.join(CHECKPOINT_FILE), &known)?,
     };
     let Opened { note, checkpoint, tree, key } = &opened;
     let about = known.about(key);

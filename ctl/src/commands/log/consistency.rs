@@ -4,7 +4,7 @@ use super::{
     super::{Place, file},
     checkpoint::{self, Opened},
     daemon,
-    keys::{self, Known},
+    keys::Known,
 };
 use crate::{
     args::ConsistencyArgs,
@@ -67,10 +67,7 @@ pub(super) fn consistency(place: &Place<'_>, args: &ConsistencyArgs) -> Result<E
         file::free(output, args.force)?;
     }
     let asked = args.proof.is_none() && daemon::is_asked(place, args.from_daemon)?;
-    let known = match asked {
-        true => daemon::known(place, args.keys.as_deref())?,
-        false => keys::known(place, args.keys.as_deref())?,
-    };
+    let known = daemon::known(place, args.keys.as_deref(), asked)?;
     let old = checkpoint::open(&args.old, &known)?;
     let (new, compared) = match &args.proof {
         Some(path) => by_proof(path, &old, &known)?,

@@ -55,10 +55,10 @@ pub(super) fn source(asked: bool) -> &'static str {
     if asked { "daemon" } else { "files" }
 }
 
-/// The keys of a file, or those that the daemon of this node names.
-pub(super) fn known(place: &Place<'_>, file: Option<&Path>) -> Result<Known, Fail> {
-    if let Some(file) = file {
-        return super::keys::named(file);
+/// The keys of a file, those that the daemon of this node names if it is `asked`, or those of the state folder.
+pub(super) fn known(place: &Place<'_>, file: Option<&Path>, asked: bool) -> Result<Known, Fail> {
+    if !asked || file.is_some() {
+        return super::keys::known(place, file);
     }
     if matches!(place.daemon, Target::Node(_)) {
         return Err(Fail::usage("name the keys that you trust with --keys FILE: another node could name any key"));
