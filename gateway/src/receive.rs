@@ -13,6 +13,7 @@ mod statsd;
 use crate::{config, count::Counts};
 use anyhow::{Context, Result, bail};
 use failsafe_files::socket::replace_stale;
+use failsafe_intake::histogram::Earlier;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -160,8 +161,8 @@ impl Shared {
 
     async fn otlp(&self, stream: UnixStream, reporter: Reporter) -> Result<()> {
         let (decoding, reporting) = (self.decoding.clone(), self.reporting.clone());
-        let client =
-            Arc::new(Client { reporter: Mutex::new(reporter), earlier: Default::default(), decoding, reporting });
+        let state = Mutex::new((reporter, Earlier::default()));
+        let client = Arc::new(Client { state, decoding, reporting });
         let requests = AtomicU64::new(0);
         let service = service_fn(|request| {
             requests.fetch_add(1, Ordering::Relaxed);

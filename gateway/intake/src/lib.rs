@@ -140,10 +140,9 @@ impl Taken {
         // A label is a part of the name.
         let series = format!("{source} {} {}", of.name, of.rank.as_deref().unwrap_or_default());
         let Some(interval) = earlier.interval(&series, report) else { return };
-        let labels = of.name.strip_prefix(name).unwrap_or_default();
         let mut is_long = false;
         for (part, value) in interval.values() {
-            let name = format!("{name}.{part}{labels}");
+            let name = part_name(name, part, of);
             if !metric_name(&name) {
                 is_long = true;
             } else if wanted(&name) {
@@ -186,6 +185,11 @@ impl Taken {
         }
         text
     }
+}
+
+/// The name of a part of the histogram `name`, with the labels of `of`.
+fn part_name(name: &str, part: &str, of: &Value) -> String {
+    format!("{name}.{part}{}", of.name.strip_prefix(name).unwrap_or_default())
 }
 
 /// A value with its labels: `step` and `rank` are what their names say, each other one becomes part of the name.

@@ -6,7 +6,7 @@
 use crate::{
     Labels, MOST, Taken, Value, Why,
     histogram::{self, BUCKETS, Counts, Earlier, Explicit, Report},
-    labelled,
+    labelled, part_name,
 };
 use std::collections::BTreeMap;
 
@@ -29,8 +29,7 @@ pub fn selected(bytes: &[u8], earlier: &mut Earlier, wanted: &dyn Fn(&str) -> bo
                 Ok(Sample::Value(value)) if !wanted(&value.name) => not_wanted += 1,
                 Ok(Sample::Value(value)) => taken.take(Ok(value)),
                 Ok(Sample::Bucket { name, of, upper, count }) => {
-                    let labels = of.name.strip_prefix(&name).unwrap_or_default();
-                    if !histogram::parts().any(|part| wanted(&format!("{name}.{part}{labels}"))) {
+                    if !histogram::parts().any(|part| wanted(&part_name(&name, part, &of))) {
                         not_wanted += 1;
                     } else if let Err(why) = histograms.add(name, of, upper, count) {
                         taken.refuse(why);

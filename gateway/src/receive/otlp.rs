@@ -21,12 +21,7 @@ use hyper::{
     body::{Bytes, Incoming},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
-use std::{
-    borrow::Cow,
-    convert::Infallible,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tonic::Code;
 
@@ -83,10 +78,8 @@ struct Read<'a> {
 
 /// Answers the requests of one client.
 pub(super) struct Client {
-    /// Requests are answered one after the other.
-    pub reporter: Mutex<Reporter>,
-    /// Histograms that it sent before.
-    pub earlier: std::sync::Mutex<Earlier>,
+    /// What reports for it, and the histograms that it sent before. Requests are answered one after the other.
+    pub state: Mutex<(Reporter, Earlier)>,
     /// Taken while a request is decoded.
     pub decoding: Arc<Semaphore>,
     /// Taken from then until failsafed has answered: what was decoded is some MB, and the memory of this process is bounded.
@@ -98,15 +91,16 @@ impl Client {
         let over = match over(&request) {
             Ok(over) => over,
             Err(failure) => {
-                count(&mut *self.reporter.lock().await, &failure).await;
+                count(&mut self.state.lock().await.0, &failure).await;
                 return plain(failure);
             }
         };
-        let mut reporter = self.reporter.lock().await;
-        let failure = match self.read(over, request).await {
+        let mut state = self.state.lock().await;
+        let (reporter, before) = &mut *state;
+        let failure = match self.read(over, request, before).await {
             Ok(Read { lines, earlier, _room }) => match reporter.report(&lines).await {
                 Ok(answer) => {
-                    *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = earlier;
+                    *before = earlier;
                     return answered(over, &answer);
                 }
                 Err(error) => {
@@ -120,12 +114,12 @@ impl Client {
             },
             Err(failure) => failure,
         };
-        count(&mut reporter, &failure).await;
+        count(reporter, &failure).await;
         failed(over, &failure)
     }
 
-    /// What a request says.
-    async fn read(&self, over: Over, request: Request<Incoming>) -> Result<Read<'_>, Failure> {
+    /// What a request says, after the histograms `before`.
+    async fn read(&self, over: Over, request: Request<Incoming>, before: &Earlier) -> Result<Read<'_>, Failure> {
         let coding = Coding::of(over, request.headers())?;
         let body = tokio::time::timeout(READ, Limited::new(request.into_body(), MESSAGE + PREFIX).collect());
         let bytes = match body.await {
@@ -153,7 +147,7 @@ impl Client {
         let room = room.ok().and_then(Result::ok).ok_or_else(busy)?;
         let _alone = self.decoding.acquire().await;
         let message = if is_compressed { Cow::Owned(coding.decompress(message)?) } else { Cow::Borrowed(message) };
-        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut earlier = before.clone();
         let taken = form.read(&message, &mut earlier).map_err(|bad| {
             Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, bad.to_string()).counted(Why::Format)
         })?;
