@@ -31,13 +31,16 @@ fn kills_forkers(name: &str, method: KillMethod) -> Result<()> {
     // Forty lines of descent, each process starting its child and ending: numbers change all the time.
     let script = run.dir.path().join("hop.sh");
     std::fs::write(&script, "sh \"$0\" &\n")?;
+    let mut entered = Vec::new();
     for _ in 0..40 {
-        run.sh(&path, &format!("exec sh {}", script.display()))?;
+        entered.push(run.sh(&path, &format!(": > \"$2\"; exec sh {}", script.display()))?);
     }
     // And a few that fork without ending.
     for _ in 0..4 {
-        run.sh(&path, "while :; do (:) & (sleep 1) & wait $!; done")?;
+        entered.push(run.sh(&path, ": > \"$2\"; while :; do (:) & (sleep 1) & wait $!; done")?);
     }
+    // A shell that enters the cgroup after the kill would be found there.
+    until("every shell is in the cgroup", || Ok(entered.iter().all(|file| file.exists())))?;
     until("the lines of descent run", || Ok(run.cgroup.all_procs()?.len() > 20))?;
     let outcome = kill_with(&run.cgroup, method, within(10_000));
     ensure!(matches!(outcome, KillOutcome::Killed { method: m, .. } if m == method), "{outcome:?}");
