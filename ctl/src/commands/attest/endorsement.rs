@@ -5,9 +5,11 @@
 //! quote ─► KEYID on the list ─► its certificates ─► a CA of --tpm-roots
 //! ```
 //!
-//! Invariant: a certificate shows who made a TPM. That the key of a quote is in this TPM is what whoever enrolled the key found out by
-//! credential activation, and wrote on the line of the certificate (`activated`). Without that word nothing is proved, and every
-//! output says so. One certificate that is not valid makes all of them worthless: the genuine one may be a copy of another TPM's.
+//! Invariant: a certificate shows who made a TPM. It does not show that the key of a quote is in this TPM: whoever enrolled the key
+//! must have checked that by credential activation, and writes `activated` on the line of the certificate. Without that word nothing
+//! is proved, and every output says so. One certificate that is not valid makes all of them worthless: the genuine one may be a copy
+//! of another TPM's. A certificate that is in the file of CAs by mistake, and is of no CA, is refused; a CA that is not valid now is
+//! not used.
 
 use super::{expected::quoted, read, shown};
 use crate::{
@@ -21,12 +23,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::{
     extensions::GeneralName,
-    prelude::{FromDer, X509Certificate},
-    x509::X509Name,
+    prelude::{ASN1Time, FromDer, X509Certificate},
+    x509::{X509Name, X509Version},
 };
 
 /// `tcg-kp-EKCertificate`, 2.23.133.8.1: the use of a certificate of an endorsement key.
 const EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
+/// The same as text.
+const EK_CERTIFICATE_ID: &str = "2.23.133.8.1";
 /// Names of the manufacturer, model and version of a TPM in its certificate (TCG EK Credential Profile, 3.1.2).
 const NAMES: [&str; 3] = ["2.23.133.2.1", "2.23.133.2.2", "2.23.133.2.3"];
 /// For a name that a certificate does not have.
@@ -35,7 +39,11 @@ const NOT_NAMED: &str = "not named";
 const MAX_ROOTS: usize = 8 << 20;
 
 /// The CAs of manufacturers that a verifier trusts.
-pub(super) struct Roots(Vec<TrustAnchor<'static>>);
+pub(super) struct Roots {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// Those that are not valid now, in words.
+    not_valid: Vec<String>,
+}
 
 /// A certificate of an endorsement key that one of them signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,23 +63,32 @@ impl Roots {
     /// Reads a file of certificates, PEM. Each of them is trusted: those between a root and an endorsement key too.
     ///
     /// # Errors
-    /// It has none, or one that is broken.
+    /// It has none that is valid now, one that is broken, or one of no CA.
     pub fn read(file: &Path) -> Result<Roots, Fail> {
-        Roots::parse(&read(file, MAX_ROOTS)?).map_err(|why| Fail::usage(format!("{}: {why}", shown(file))))
+        Roots::parse(&read(file, MAX_ROOTS)?, UnixTime::now())
+            .map_err(|why| Fail::usage(format!("{}: {}", shown(file), clean(&why))))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Roots, String> {
+    fn parse(bytes: &[u8], now: UnixTime) -> Result<Roots, String> {
         if bytes.len() > MAX_ROOTS {
             return Err(format!("it has more than {MAX_ROOTS} bytes"));
         }
-        let mut anchors = Vec::new();
+        let (mut anchors, mut not_valid) = (Vec::new(), Vec::new());
         for (at, certificate) in CertificateDer::pem_slice_iter(bytes).enumerate() {
             let wrong = |why: &dyn std::fmt::Display| format!("certificate {}: {why}", at + 1);
             let certificate = certificate.map_err(|error| wrong(&error))?;
             let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|error| wrong(&error))?;
-            anchors.push(anchor.to_owned());
+            // An anchor is only a name and a key: the rest of its certificate is looked at here.
+            match valid_authority(&certificate, now).map_err(|why| wrong(&why))? {
+                Ok(()) => anchors.push(anchor.to_owned()),
+                Err(why) => not_valid.push(wrong(&why)),
+            }
         }
-        if anchors.is_empty() { Err("it has no certificate in PEM form".to_owned()) } else { Ok(Roots(anchors)) }
+        match (anchors.is_empty(), not_valid.is_empty()) {
+            (true, true) => Err("it has no certificate in PEM form".to_owned()),
+            (true, false) => Err(format!("it has no CA that is valid now: {}", not_valid.join("; "))),
+            (false, _) => Ok(Roots { anchors, not_valid }),
+        }
     }
 
     /// Verifies a certificate, and reads whose TPM it is of.
@@ -79,14 +96,43 @@ impl Roots {
         let der = CertificateDer::from(certificate);
         let parsed = EndEntityCert::try_from(&der).map_err(|error| error.to_string())?;
         let usage = KeyUsage::required_if_present(EK_CERTIFICATE);
-        parsed.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &self.0, &[], now, usage, None, None).map_err(
+        parsed.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &self.anchors, &[], now, usage, None, None).map_err(
             |error| match error {
-                webpki::Error::UnknownIssuer => "none of the CAs signed it".to_owned(),
+                webpki::Error::UnknownIssuer if self.not_valid.is_empty() => "none of the CAs signed it".to_owned(),
+                webpki::Error::UnknownIssuer => {
+                    format!("none of the CAs that are valid now signed it; not used: {}", self.not_valid.join("; "))
+                }
                 other => other.to_string(),
             },
         )?;
         about(certificate)
     }
+}
+
+/// Whether this is the certificate of a CA, and why it is not valid now, if it is not.
+///
+/// # Errors
+/// It is of no CA, in words.
+fn valid_authority(certificate: &[u8], now: UnixTime) -> Result<Result<(), String>, String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    if parsed.version() != X509Version::V3 {
+        return Err("it is not of version 3, so that it does not say whether it is of a CA".to_owned());
+    }
+    let constraints = parsed.basic_constraints().map_err(|error| error.to_string())?;
+    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err("it is not the certificate of a CA (basicConstraints CA:TRUE)".to_owned());
+    }
+    let usage = parsed.key_usage().map_err(|error| error.to_string())?;
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err("its key may not sign certificates (keyUsage keyCertSign)".to_owned());
+    }
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = ASN1Time::from_timestamp(seconds).map_err(|error| error.to_string())?;
+    let validity = parsed.validity();
+    Ok(match validity.is_valid_at(now) {
+        true => Ok(()),
+        false => Err(format!("it is valid from {} to {}", validity.not_before, validity.not_after)),
+    })
 }
 
 /// The names in a certificate, which was verified.
@@ -106,8 +152,13 @@ fn about(certificate: &[u8]) -> Result<Endorsed, String> {
     };
     let [manufacturer, model, version] = NAMES.map(value);
     if manufacturer == NOT_NAMED {
-        // Without the use in it, any certificate by the same CA would do.
         return Err("it names no manufacturer of a TPM".to_owned());
+    }
+    let uses = parsed.extended_key_usage().map_err(|error| error.to_string())?;
+    let has_use = uses.is_some_and(|uses| uses.value.other.iter().any(|one| one.to_id_string() == EK_CERTIFICATE_ID));
+    if !has_use && (model == NOT_NAMED || version == NOT_NAMED) {
+        // Any other certificate by the same CA would do.
+        return Err("it has neither the use tcg-kp-EKCertificate nor the model and version of a TPM".to_owned());
     }
     Ok(Endorsed {
         manufacturer: letters(&manufacturer),
@@ -134,18 +185,19 @@ impl Endorsement {
     /// # Errors
     /// There is no quote by an allowed key, the list has no certificate of it, or one of them is not valid.
     pub fn of(file: &Path, verified: &Verified, keys: &AllowedKeys, roots: &Roots) -> Result<Endorsement, Fail> {
-        let refused = |why: String| Fail::new(Exit::Tampered, format!("{}: {why}", shown(file)));
-        let quote = quoted(verified).map_err(|why| refused(clean(&why)))?;
+        let failed = |exit, why: String| Fail::new(exit, format!("{}: {why}", shown(file)));
+        let unknown = |why| failed(Exit::CannotKnow, why);
+        let quote = quoted(verified).map_err(|why| unknown(clean(&why)))?;
         let certificates = keys.endorsements(&quote.key);
         if certificates.is_empty() {
             let why = format!("the list of allowed keys has no EK certificate of TPM key {}", quote.key);
-            return Err(refused(why).advise(
+            return Err(unknown(why).advise(
                 "enrol the key: `failsafectl attest key show` prints its certificates as lines `KEYID ek:...`, if the TPM has some",
             ));
         }
         // A certificate is verified at the time of the verification, like every certificate.
         Endorsement::by(certificates, roots, UnixTime::now()).map_err(|why| {
-            refused(format!("TPM key {}: {}", quote.key, clean(&why))).advise(
+            failed(Exit::Tampered, format!("TPM key {}: {}", quote.key, clean(&why))).advise(
                 "keep only the line of the certificate for which the key was activated; --tpm-roots needs the CA of the TPM's \
                  manufacturer that signed it, often one below its root",
             )
@@ -180,8 +232,8 @@ impl Endorsement {
         }
         out.push_str(&match self.is_activated() {
             true => format!(
-                "  the certificate shows who made a TPM; that the key of the quote is in it is only as good as the credential \
-                 activation of whoever wrote `{ACTIVATED}` on the list\n"
+                "  the certificate shows who made a TPM, not that the key of the quote is in it: whoever wrote `{ACTIVATED}` on the \
+                 list must have checked that by credential activation\n"
             ),
             false => format!(
                 "  no `ek:` line of the key has the word `{ACTIVATED}`: anybody can copy the certificate of another TPM; enrol the \
