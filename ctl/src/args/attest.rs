@@ -85,7 +85,7 @@ pub struct AttestRunArgs {
 /// `attest verify`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json\n  failsafectl attest verify node.json --keys allowed-keys --require-tpm\n  failsafectl attest verify node.json --keys allowed-keys --expect expected.json\n  failsafectl attest verify node.json --keys allowed-keys --tpm-roots manufacturers.pem"
+    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json\n  failsafectl attest verify node.json --keys allowed-keys --require-tpm\n  failsafectl attest verify node.json --keys allowed-keys --expect expected.json --require-pcrs\n  failsafectl attest verify node.json --keys allowed-keys --tpm-roots manufacturers.pem\n  failsafectl attest verify node.json --keys allowed-keys --ima binary_runtime_measurements"
 )]
 pub struct AttestVerifyArgs {
     /// The statement's file; `-` is standard input.
@@ -97,20 +97,23 @@ pub struct AttestVerifyArgs {
     /// Also refuse a statement without a quote by a TPM key of the list of allowed keys.
     #[arg(long, requires = "keys")]
     pub require_tpm: bool,
-    /// Also refuse a statement if the list of allowed keys has no valid EK certificate of the TPM key that quoted it, or one that is
-    /// not valid. The file has the certificates of manufacturers' CAs, PEM. The exit code is 22 if no line of the list says
-    /// `activated`: the key is then not proved to be in that TPM.
+    /// Also verify the EK certificates that the list of allowed keys has of the TPM key that quoted the statement. The file has the
+    /// certificates of manufacturers' CAs, PEM. The exit code is 7 if one is not valid. It is 22 if there is none, or if no line of
+    /// the list says `activated`: the key is then not proved to be in that TPM.
     #[arg(long, value_name = "FILE", requires = "keys")]
     pub tpm_roots: Option<PathBuf>,
     /// The nonce that the statement must have.
     #[arg(long, value_name = "HEX", value_parser = nonce)]
     pub nonce: Option<Nonce>,
     /// Also compare the quoted PCRs and the factors with these reference values, which `attest expect` wrote. The exit code is 28 if
-    /// a PCR differs.
+    /// a PCR differs, 22 if an expected one is not quoted.
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
-    /// Also replay this measurement list of IMA, a copy of /sys/kernel/security/ima/ascii_runtime_measurements of the node: its entries
-    /// must give the quoted PCR 10. The exit code is 28 if they do not.
+    /// The exit code is 22 if the reference values have no PCRs. Without it, only the factors are compared then.
+    #[arg(long, requires = "expect")]
+    pub require_pcrs: bool,
+    /// Also replay this measurement list of IMA, a copy of binary_runtime_measurements (or ascii_runtime_measurements) in
+    /// /sys/kernel/security/ima of the node: its entries must give the quoted PCR 10. The exit code is 28 if they do not.
     #[arg(long, value_name = "FILE", requires = "keys")]
     pub ima: Option<PathBuf>,
     #[command(flatten)]
@@ -189,6 +192,9 @@ pub struct AttestExpectArgs {
     /// Leave out factors, as for `attest diff`.
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
     pub ignore: Vec<Pattern>,
+    /// Write nothing, with exit code 22, if the file would have no PCRs.
+    #[arg(long, requires = "keys")]
+    pub require_pcrs: bool,
 }
 
 /// `attest preflight`.

@@ -275,8 +275,12 @@ pub fn keys(keys: &[pb::NodeKey], (no_tpm, no_endorsement): (&str, &str), host: 
         true => String::new(),
         false => format!("# no {what}: {}\n", clean(why)),
     };
-    let none = [none("TPM key", no_tpm), none("EK certificate", no_endorsement)];
-    keys.iter().map(line).chain(none).collect()
+    let some = keys.iter().any(|key| !key.endorsements.is_empty());
+    let endorsement = match some && !no_endorsement.is_empty() {
+        true => format!("# not every EK certificate can be read: {}\n", clean(no_endorsement)),
+        false => none("EK certificate", no_endorsement),
+    };
+    keys.iter().map(line).chain([none("TPM key", no_tpm), endorsement]).collect()
 }
 
 /// A public key for programs.

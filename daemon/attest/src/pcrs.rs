@@ -2,7 +2,7 @@
 //!
 //! A quote proves which values the PCRs had. Only a reference says whether these values are good: it is made from quotes of nodes
 //! that somebody trusts. Invariants: a PCR has a reference value only if all these quotes have one value of it; a PCR that is not
-//! quoted is never as expected.
+//! quoted counts as not known.
 
 use crate::{
     table::Pattern,

@@ -46,8 +46,8 @@ impl Expected {
     }
 
     /// The exit code.
-    pub fn exit(&self, keys_checked: bool) -> Exit {
-        exit(PcrVerdict::of(&self.pcrs), self.factors.verdict, keys_checked)
+    pub fn exit(&self, keys_checked: bool, require_pcrs: bool) -> Exit {
+        exit(PcrVerdict::of(&self.pcrs), self.factors.verdict, keys_checked, require_pcrs)
     }
 
     /// For people.
@@ -65,17 +65,18 @@ impl Expected {
     }
 }
 
-/// The quote, if it proves something, or why there is none. Without a list of allowed keys no quote proves anything.
+/// The quote by an allowed key, or why there is none. Without a list of allowed keys no quote proves anything.
 pub(super) fn quoted(verified: &Verified) -> Result<&VerifiedQuote, String> {
     let proving = verified.quote.as_ref().filter(|quote| quote.allowed.is_some());
     proving.ok_or_else(|| crate::render::quote::summary(verified))
 }
 
-fn exit(pcrs: PcrVerdict, factors: Verdict, keys_checked: bool) -> Exit {
+fn exit(pcrs: PcrVerdict, factors: Verdict, keys_checked: bool, require_pcrs: bool) -> Exit {
     match (pcrs, factors) {
         (PcrVerdict::Differ, _) => Exit::PcrsDiffer,
         (_, Verdict::ResultDiffers) => Exit::ResultDiffers,
         (PcrVerdict::CannotKnow, _) | (_, Verdict::CannotKnow) => Exit::CannotKnow,
+        (PcrVerdict::NoReference, _) if require_pcrs => Exit::CannotKnow,
         (_, Verdict::PerformanceDiffers) => Exit::PerformanceDiffers,
         (_, Verdict::ResultEqual) if !keys_checked => Exit::KeyNotChecked,
         (_, Verdict::ResultEqual) => Exit::Done,
@@ -101,7 +102,11 @@ mod tests {
             (Equal, Verdict::ResultEqual, false, Exit::KeyNotChecked),
             (NoReference, Verdict::ResultEqual, true, Exit::Done),
         ] {
-            assert_eq!(exit(pcrs, factors, keys), expected, "{pcrs:?} {factors:?} {keys}");
+            assert_eq!(exit(pcrs, factors, keys, false), expected, "{pcrs:?} {factors:?} {keys}");
+            let required = if pcrs == NoReference { Exit::CannotKnow } else { expected };
+            assert_eq!(exit(pcrs, factors, keys, true), required, "{pcrs:?} {factors:?} {keys}");
         }
+        assert_eq!(exit(NoReference, Verdict::ResultDiffers, true, true), Exit::ResultDiffers);
+        assert_eq!(exit(NoReference, Verdict::PerformanceDiffers, true, true), Exit::CannotKnow);
     }
 }

@@ -114,7 +114,7 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
     };
     print(&text)?;
     let exit = match expected {
-        Some(expected) => expected.exit(checked),
+        Some(expected) => expected.exit(checked, args.require_pcrs),
         None if checked => Exit::Done,
         None => Exit::KeyNotChecked,
     };

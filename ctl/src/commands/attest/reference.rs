@@ -54,6 +54,10 @@ pub(in crate::commands) fn expect(args: &AttestExpectArgs) -> Result<Exit, Fail>
     let made = Reference::of(&statements, &table()?, args.regime, &args.ignore);
     let made = made.map_err(|error| Fail::because("no reference values can be made", &error))?;
     let (made, pcrs) = with_pcrs(made, args, &verified);
+    if args.require_pcrs && made.pcrs.is_empty() {
+        return Err(Fail::new(Exit::CannotKnow, format!("no reference values are written: {}", clean(&pcrs)))
+            .advise("attest these nodes again when their TPMs work, or leave their statements out"));
+    }
     let text = made.text().map_err(|error| Fail::because("the reference values cannot be written", &error))?;
     save(&args.file, args.force, format!("{text}\n").as_bytes())?;
     print(&format!(
@@ -64,7 +68,18 @@ pub(in crate::commands) fn expect(args: &AttestExpectArgs) -> Result<Exit, Fail>
         made.left_out.len(),
         clean(&pcrs),
     ))?;
-    Ok(if keys.is_some() { Exit::Done } else { Exit::KeyNotChecked })
+    let has_quote = verified.iter().any(|one| quoted(one).is_ok());
+    Ok(written(keys.is_some(), has_quote, !made.pcrs.is_empty()))
+}
+
+/// The exit code when the file is written.
+fn written(keys_checked: bool, has_quote: bool, has_pcrs: bool) -> Exit {
+    match keys_checked {
+        false => Exit::KeyNotChecked,
+        // One node without a quote takes the PCRs of all others away.
+        true if has_quote && !has_pcrs => Exit::Partial,
+        true => Exit::Done,
+    }
 }
 
 /// Adds the PCRs that the quotes of all statements share, and says which.
@@ -177,5 +192,22 @@ impl Expected {
                 "like": checked,
             }),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pcrs_that_one_statement_takes_away_are_not_a_whole_result() {
+        for (keys, quote, pcrs, expected) in [
+            (true, true, true, Exit::Done),
+            (true, true, false, Exit::Partial),
+            (true, false, false, Exit::Done),
+            (false, false, false, Exit::KeyNotChecked),
+        ] {
+            assert_eq!(written(keys, quote, pcrs), expected, "{keys} {quote} {pcrs}");
+        }
     }
 }
