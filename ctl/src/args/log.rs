@@ -187,13 +187,14 @@ pub struct ConsistencyArgs {
     /// The earlier checkpoint, which you kept.
     #[arg(value_name = "OLD-CHECKPOINT")]
     pub old: PathBuf,
-    /// The newer checkpoint. Default: the latest one in the state folder.
+    /// The newer checkpoint. Default: the latest one in the state folder, or of the daemon with --from-daemon.
     #[arg(value_name = "NEW-CHECKPOINT", conflicts_with = "proof")]
     pub new: Option<PathBuf>,
     /// Verify this proof, which has the newer checkpoint, without the log.
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     pub proof: Option<PathBuf>,
-    /// The public keys that may have signed the checkpoints. Default: those that the daemon wrote to the state folder.
+    /// The public keys that may have signed the checkpoints. Default: those that the daemon wrote to the state folder, or names
+    /// with --from-daemon. Required with --host.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
     /// Ask the daemon instead of reading the files of the state folder. This is the default for callers who may not read them, and

@@ -205,7 +205,7 @@ fn the_log_commands_ask_the_daemon_and_agree_with_the_files() -> Result<()> {
         })?;
         from_daemon(node, &["log", "consistency", &old, &newer])?.expect(0)?;
         let stale = from_daemon(node, &["log", "consistency", &newer, &old, "--json"])?.expect(27)?.json()?;
-        ensure!(stale["verdict"] == "stale", "{stale}");
+        ensure!(stale["verdict"] == "stale" && stale["claimed_by_daemon"] == true, "{stale}");
         Ok(())
     })
 }

@@ -35,6 +35,8 @@ struct Found {
     title: &'static str,
     why: String,
     advice: &'static str,
+    /// Only the daemon says so.
+    is_claim: bool,
 }
 
 const CONSISTENT: &str = "extended: the log of the newer checkpoint contains all entries of the earlier one, unchanged";
@@ -88,6 +90,7 @@ pub(super) fn consistency(place: &Place<'_>, args: &ConsistencyArgs) -> Result<E
         print(&json::text(&json!({
             "verdict": found.as_ref().map_or("extended", |found| found.verdict),
             "reason": found.as_ref().map(|found| &found.why),
+            "claimed_by_daemon": found.as_ref().is_some_and(|found| found.is_claim),
             "origin": old.checkpoint.origin,
             "old": as_json(&old, &known),
             "new": as_json(&new, &known),
@@ -119,29 +122,23 @@ fn by_log(place: &Place<'_>, new: Option<&Path>, old: &Opened, known: &Known) ->
     Ok((new, compared))
 }
 
-/// What the daemon proves, or finds. Its proof is verified here.
+/// What the daemon proves, or finds. Its proof is verified here; a refusal has none.
 fn by_daemon(place: &Place<'_>, new: Option<&Path>, old: &Opened, known: &Known) -> Result<(Opened, Compared), Fail> {
-    let new = new.map(|path| checkpoint::open(path, known)).transpose()?;
-    let given = new.as_ref().map(|new| new.note.as_slice());
-    let (hashes, note) = match daemon::extends(place, &old.note, given)? {
+    // The daemon may sign another checkpoint at any time: what it compares with is named to it, so that a finding is about that one.
+    let new = match new {
+        Some(path) => checkpoint::open(path, known)?,
+        None => checkpoint::of_note(daemon::checkpoint(place)?, daemon::SENT, known)?,
+    };
+    let (hashes, note) = match daemon::extends(place, &old.note, &new.note)? {
         Ok(proved) => proved,
         Err(status) => {
             let found = refused(&status).ok_or_else(|| Fail::from(status))?;
-            // The daemon names no checkpoint in a refusal: it compared with its latest one.
-            let new = match new {
-                Some(new) => new,
-                None => checkpoint::of_note(daemon::checkpoint(place)?, daemon::SENT, known)?,
-            };
             return Ok((new, Err(found)));
         }
     };
-    let new = match new {
-        Some(new) if new.note == note => new,
-        Some(_) => {
-            return Err(Fail::new(Exit::Error, "the daemon compared with another checkpoint than the given one"));
-        }
-        None => checkpoint::of_note(note.clone(), daemon::SENT, known)?,
-    };
+    if new.note != note {
+        return Err(Fail::new(Exit::Error, "the daemon compared with another checkpoint than the given one"));
+    }
     let proof = ConsistencyFile { old: old.checkpoint.size, hashes, checkpoint: note };
     let compared = match proof.verify(&old.checkpoint, &new.checkpoint) {
         Ok(()) => Ok(proof.hashes),
@@ -160,7 +157,8 @@ fn refused(status: &Status) -> Option<Found> {
         ErrorReason::NotCompared => NOT_COMPARED,
         _ => return None,
     };
-    Some(Found { exit, verdict, title, why: status.message().to_owned(), advice })
+    let why = format!("the daemon says so, and gave no proof: {}", status.message());
+    Some(Found { exit, verdict, title, why, advice, is_claim: true })
 }
 
 fn found(why: &NotExtended) -> Found {
@@ -172,7 +170,7 @@ fn found(why: &NotExtended) -> Found {
         // The others are no finding about the log.
         NotExtended::Removed(_) | NotExtended::Tree(_) | NotExtended::Read(_) => NOT_COMPARED,
     };
-    Found { exit, verdict, title, why: chain(why), advice }
+    Found { exit, verdict, title, why: chain(why), advice, is_claim: false }
 }
 
 fn by_proof(path: &Path, old: &Opened, known: &Known) -> Result<(Opened, Compared), Fail> {
@@ -204,7 +202,7 @@ fn not_proved(why: &BadConsistency) -> Found {
             "get the proof again; a node that cannot give a valid one has another log",
         ),
     };
-    Found { exit, verdict, title, why: chain(why), advice }
+    Found { exit, verdict, title, why: chain(why), advice, is_claim: false }
 }
 
 fn as_json(opened: &Opened, known: &Known) -> serde_json::Value {
@@ -253,4 +251,17 @@ fn as_text(
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_daemon_is_shown_as_its_claim() {
+        let found = refused(&ErrorReason::LogForked.status("entry 5 is another one")).unwrap();
+        assert_eq!((found.exit, found.verdict, found.is_claim), (Exit::Forked, "forked", true));
+        assert_eq!(found.why, "the daemon says so, and gave no proof: entry 5 is another one");
+        assert!(refused(&ErrorReason::LimitReached.status("x")).is_none());
+    }
 }

@@ -111,15 +111,12 @@ pub(super) fn prove(place: &Place<'_>, entry: u64) -> Result<ProofFile, Fail> {
 /// The hashes of a proof, and the newer checkpoint.
 pub(super) type Extension = (Vec<Hash>, Vec<u8>);
 
-/// The proof that the log of a newer checkpoint extends an older one; `new`: `None` is the latest. Or the refusal of the daemon, which
-/// may be a finding about the log.
-pub(super) fn extends(place: &Place<'_>, old: &[u8], new: Option<&[u8]>) -> Result<Result<Extension, Status>, Fail> {
+/// The proof that the log of a newer checkpoint extends an older one. Or the refusal of the daemon, which may be a finding about the
+/// log.
+pub(super) fn extends(place: &Place<'_>, old: &[u8], new: &[u8]) -> Result<Result<Extension, Status>, Fail> {
     let answer = block_on(async {
         let client = Client::connect(place.daemon).await?;
-        let request = pb::ProveConsistencyRequest {
-            old_checkpoint: old.to_vec(),
-            new_checkpoint: new.unwrap_or_default().to_vec(),
-        };
+        let request = pb::ProveConsistencyRequest { old_checkpoint: old.to_vec(), new_checkpoint: new.to_vec() };
         Ok(client.log().prove_consistency(request).await)
     })?;
     let pb::ProveConsistencyResponse { hashes, new_checkpoint, .. } = match answer {
