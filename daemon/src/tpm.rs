@@ -15,7 +15,7 @@ mod session;
 
 use crate::platform::apart;
 use failsafe_attest::{TpmKey, TpmStatus};
-use failsafe_tpm::{Endorsement, Pcrs, Quote, TpmError};
+use failsafe_tpm::{Endorsements, Pcrs, Quote, TpmError};
 use session::{Live, Session};
 use std::{
     path::PathBuf,
@@ -169,7 +169,7 @@ impl NodeTpm {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub fn endorsements(&self) -> Result<Vec<Endorsement>, NoTpm> {
+    pub fn endorsements(&self) -> Result<Endorsements, NoTpm> {
         self.ask(|live| refused_alone(live.tpm.endorsements()))?.map_err(NoTpm::not_now)
     }
 

@@ -76,7 +76,7 @@ impl Roles {
             } else if roles.insert(san.get_ref().clone(), role).is_some() {
                 mistake("this identity has a role already");
             } else if roles.len() > IDENTITIES {
-                mistake("more than 1000 identities");
+                mistake(&format!("more than {IDENTITIES} identities"));
             }
         }
         mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));

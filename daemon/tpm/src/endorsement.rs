@@ -1,7 +1,8 @@
 //! Certificates of endorsement keys, which the manufacturer of a TPM leaves in its NV memory (TCG EK Credential Profile, 2.2.1.4).
 //!
 //! Nothing is verified here: whoever reads a certificate verifies it with the keys of manufacturers. The bytes are those of one
-//! DER structure: manufacturers fill the NV index up with zeros or with 0xff behind it, and these are cut off.
+//! DER structure: manufacturers fill the NV index up with zeros or with 0xff behind it, and these are cut off. An index that cannot be
+//! read hides no other one.
 
 use crate::{
     command::{Command, Tpm, Transport},
@@ -30,20 +31,37 @@ pub struct Endorsement {
     pub certificate: Vec<u8>,
 }
 
+/// What is at the NV indices of certificates.
+#[derive(Debug, Default)]
+pub struct Endorsements {
+    /// The certificates. Software TPMs and some firmware TPMs have none.
+    pub found: Vec<Endorsement>,
+    /// Indices at which something else is, or that cannot be read, with the kind of the key and the reason.
+    pub unread: Vec<(u32, &'static str, TpmError)>,
+}
+
 impl<T: Transport> Tpm<T> {
-    /// The certificates that are there. A TPM without any is not an error: software TPMs and some firmware TPMs have none.
+    /// The certificates that are there.
     ///
     /// # Errors
-    /// [`TpmError`]; what is at an index is no certificate.
-    pub fn endorsements(&mut self) -> Result<Vec<Endorsement>, TpmError> {
-        let mut found = Vec::new();
+    /// The device fails.
+    pub fn endorsements(&mut self) -> Result<Endorsements, TpmError> {
+        let mut all = Endorsements::default();
         for (index, kind) in INDICES {
-            if let Some(bytes) = self.nv(index)? {
-                let wrong = |source| TpmError::Answer { command: "TPM2_NV_Read", source };
-                found.push(Endorsement { index, kind, certificate: structure(&bytes).map_err(wrong)?.to_vec() });
+            match self.certificate(index) {
+                Ok(Some(certificate)) => all.found.push(Endorsement { index, kind, certificate }),
+                Ok(None) => {}
+                Err(error @ TpmError::Io(_)) => return Err(error),
+                Err(error) => all.unread.push((index, kind, error)),
             }
         }
-        Ok(found)
+        Ok(all)
+    }
+
+    fn certificate(&mut self, index: u32) -> Result<Option<Vec<u8>>, TpmError> {
+        let Some(bytes) = self.nv(index)? else { return Ok(None) };
+        let wrong = |source| TpmError::Answer { command: "TPM2_NV_Read", source };
+        structure(&bytes).map(|der| Some(der.to_vec())).map_err(wrong)
     }
 
     /// The bytes at an NV index that everybody may read; `None`: there is none, or nothing was written to it.
@@ -70,8 +88,7 @@ impl<T: Transport> Tpm<T> {
             return Ok(None);
         }
         if size > MAX_CERTIFICATE {
-            let (what, found, expected) = ("the size of a certificate", size as u64, "at most 4096");
-            let source = WireError::Range { what, found, expected };
+            let source = WireError::TooLarge { what: "the size of a certificate", found: size, most: MAX_CERTIFICATE };
             return Err(TpmError::Answer { command: command.name, source });
         }
         let mut bytes = Vec::with_capacity(size);
@@ -127,6 +144,65 @@ pub fn structure(bytes: &[u8]) -> Result<&[u8], WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::put_sized;
+    use std::io;
+
+    /// A TPM with this at its NV indices; each index can be read.
+    struct Indices(Vec<(u32, Vec<u8>)>);
+
+    impl Transport for Indices {
+        fn exchange(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+            let number = |at: usize| u32::from_be_bytes(command[at..at + 4].try_into().unwrap());
+            let (code, index) = (number(6), number(10));
+            let found = self.0.iter().find(|(at, _)| *at == index).map(|(_, bytes)| bytes);
+            let mut answer = Vec::new();
+            let (tag, result) = match (code, found) {
+                (_, None) => (0x8001_u16, NO_SUCH_HANDLE),
+                (0x169, Some(bytes)) => {
+                    let mut public = index.to_be_bytes().to_vec();
+                    public.extend(0x0b_u16.to_be_bytes());
+                    public.extend(READABLE.to_be_bytes());
+                    put_sized(&mut public, &[]);
+                    public.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
+                    put_sized(&mut answer, &public);
+                    put_sized(&mut answer, &[0; 34]);
+                    (0x8001, 0)
+                }
+                (_, Some(bytes)) => {
+                    let end = command.len();
+                    let two = |at: usize| usize::from(u16::from_be_bytes(command[at..at + 2].try_into().unwrap()));
+                    let (size, from) = (two(end - 4), two(end - 2));
+                    let mut part = Vec::new();
+                    put_sized(&mut part, &bytes[from..from + size]);
+                    answer.extend(u32::try_from(part.len()).unwrap().to_be_bytes());
+                    answer.extend(part);
+                    answer.extend([0, 0, 1, 0, 0]);
+                    (0x8002, 0)
+                }
+            };
+            let length = u32::try_from(10 + answer.len()).unwrap();
+            Ok([&tag.to_be_bytes()[..], &length.to_be_bytes(), &result.to_be_bytes(), &answer].concat())
+        }
+    }
+
+    #[test]
+    fn an_index_with_something_else_hides_no_certificate() {
+        let certificate = [&[0x30, 0x82, 2, 0][..], &[7; 512]].concat();
+        let [(rsa, _), (p256, _), (p384, _)] = INDICES;
+        for (bad, expected) in [
+            (vec![0; 900], "the tag of a certificate is 0x0"),
+            (vec![0x30; MAX_CERTIFICATE + 1], "expected at most 4096"),
+        ] {
+            let indices = vec![(rsa, certificate.clone()), (p256, bad), (p384, certificate.clone())];
+            let Endorsements { found, unread } = Tpm::new(Indices(indices)).endorsements().unwrap();
+            assert_eq!(found.iter().map(|one| one.index).collect::<Vec<_>>(), [rsa, p384]);
+            assert!(found.iter().all(|one| one.certificate == certificate));
+            let [(index, "ECC P-256", why)] = &unread[..] else { panic!("{unread:?}") };
+            assert!(*index == p256 && why.to_string().contains(expected), "{why}");
+        }
+        let none = Tpm::new(Indices(Vec::new())).endorsements().unwrap();
+        assert!(none.found.is_empty() && none.unread.is_empty());
+    }
 
     #[test]
     fn a_certificate_is_cut_out_of_what_fills_its_index_up() {

@@ -21,7 +21,7 @@ pub mod response;
 pub mod wire;
 
 pub use command::{Key, Pcrs, Quote, Tpm, Transport};
-pub use endorsement::Endorsement;
+pub use endorsement::{Endorsement, Endorsements};
 pub use public::Public;
 pub use quoted::{Quoted, signature};
 pub use response::TpmError;

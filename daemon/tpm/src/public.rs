@@ -42,7 +42,7 @@ impl Public {
     /// It is no restricted P-256 signing key of the form that failsafe makes.
     pub fn parse(area: &[u8]) -> Result<Public, WireError> {
         if area.len() > MAX_AREA {
-            return Err(WireError::Range { what: "the size", found: area.len() as u64, expected: "at most 128" });
+            return Err(WireError::TooLarge { what: "the size", found: area.len(), most: MAX_AREA });
         }
         let mut reader = Reader::new(area);
         reader.expect16("the type of the key", ECC)?;

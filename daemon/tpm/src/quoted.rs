@@ -11,6 +11,8 @@ const MAGIC: u32 = 0xff54_4347;
 const QUOTE: u16 = 0x8018;
 /// Largest structure that is read: a quote over one bank has about 130 bytes.
 pub const MAX_ATTEST: usize = 512;
+/// Most bytes of a selection of PCRs.
+const MAX_SELECTION: u8 = 4;
 /// The PCRs of a bank.
 pub const PCRS: u8 = 24;
 
@@ -44,7 +46,7 @@ impl Quoted {
     /// It is no quote over PCRs of the SHA-256 bank.
     pub fn parse(bytes: &[u8]) -> Result<Quoted, WireError> {
         if bytes.len() > MAX_ATTEST {
-            return Err(WireError::Range { what: "the size", found: bytes.len() as u64, expected: "at most 512" });
+            return Err(WireError::TooLarge { what: "the size", found: bytes.len(), most: MAX_ATTEST });
         }
         let mut reader = Reader::new(bytes);
         reader.expect32("the magic number", MAGIC)?;
@@ -78,9 +80,9 @@ pub(crate) fn selection(reader: &mut Reader<'_>) -> Result<Vec<u8>, WireError> {
     reader.expect32("the number of PCR banks", 1)?;
     reader.expect16("the PCR bank", SHA256)?;
     let n = reader.u8("the length of the PCR selection")?;
-    if n > 4 {
-        let (what, found) = ("the length of the PCR selection", n.into());
-        return Err(WireError::Range { what, found, expected: "at most 4" });
+    if n > MAX_SELECTION {
+        let (what, found, most) = ("the length of the PCR selection", n.into(), MAX_SELECTION.into());
+        return Err(WireError::TooLarge { what, found, most });
     }
     let bits = reader.take("the PCR selection", usize::from(n))?;
     let selected = (0..n * 8).filter(|pcr| bits[usize::from(pcr / 8)] & 1 << (pcr % 8) != 0);

@@ -26,6 +26,16 @@ pub enum WireError {
         /// The only value that is accepted.
         expected: u64,
     },
+    /// A length or a size is beyond its limit.
+    #[error("{what} is {found}, expected at most {most}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How much it is.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
     /// A field is outside its range.
     #[error("{what} is {found}, expected {expected}")]
     Range {
@@ -105,7 +115,7 @@ impl<'a> Reader<'a> {
     pub fn sized(&mut self, what: &'static str, most: usize) -> Result<&'a [u8], WireError> {
         let n = usize::from(self.u16(what)?);
         if n > most {
-            return Err(WireError::Range { what, found: n as u64, expected: "fewer bytes" });
+            return Err(WireError::TooLarge { what, found: n, most });
         }
         self.take(what, n)
     }
@@ -160,7 +170,8 @@ mod tests {
         assert_eq!(reader.u8("y"), Ok(9));
         assert!(reader.end().is_ok());
         assert!(Reader::new(&[0, 3, 1]).sized("x", 9).is_err());
-        assert!(Reader::new(&[0, 3, 1, 2, 3]).sized("x", 2).is_err());
+        let why = Reader::new(&[0, 3, 1, 2, 3]).sized("the length of x", 2).unwrap_err();
+        assert_eq!(why.to_string(), "the length of x is 3, expected at most 2");
         assert!(Reader::new(&[0, 3]).expect16("x", 4).is_err());
         assert!(Reader::new(&[0, 3]).u32("x").is_err());
     }

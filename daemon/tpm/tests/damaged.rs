@@ -2,7 +2,7 @@
 //! and a quote of which a bit was flipped is not signed.
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
-use failsafe_tpm::{Public, Quoted, Tpm, Transport, signature, wire::put_sized};
+use failsafe_tpm::{Public, Quoted, Tpm, Transport, endorsement::structure, signature, wire::put_sized};
 use p256::ecdsa::{Signature, SigningKey, signature::Signer as _, signature::Verifier as _};
 use proptest::prelude::*;
 use std::io;
@@ -66,6 +66,11 @@ fn answer(tag: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The bytes of a certificate, with what fills its index up.
+fn certificate() -> Vec<u8> {
+    [&[0x30, 0x81, 200][..], &[7; 200], &[0xff; 40]].concat()
+}
+
 /// What a TPM answers to `TPM2_CreatePrimary`, `TPM2_Quote`, and when it is locked out.
 fn answers() -> Vec<Vec<u8>> {
     let sized = |bytes: &[u8]| (u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes.to_vec());
@@ -78,7 +83,23 @@ fn answers() -> Vec<Vec<u8>> {
     parameters.extend(signed(&attest()));
     let (length, parameters) = sized(&parameters);
     let quote = [&length[..], &parameters].concat();
-    vec![answer(2, &made), answer(2, &quote), vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x21]]
+    // What `TPM2_NV_ReadPublic` and `TPM2_NV_Read` answer about a certificate.
+    let mut index = [0x01_u8, 0xc0, 0, 2, 0, 0x0b, 0x20, 0x04, 0, 0, 0, 0].to_vec();
+    index.extend(u16::try_from(certificate().len()).unwrap().to_be_bytes());
+    let mut public = Vec::new();
+    put_sized(&mut public, &index);
+    put_sized(&mut public, &[0; 34]);
+    let mut part = Vec::new();
+    put_sized(&mut part, &certificate());
+    let (length, parameters) = sized(&part);
+    let read = [&length[..], &parameters].concat();
+    vec![
+        answer(1, &public),
+        answer(2, &read),
+        answer(2, &made),
+        answer(2, &quote),
+        vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x21],
+    ]
 }
 
 /// Every parser on these bytes.
@@ -90,9 +111,14 @@ fn read(bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(quoted) = Quoted::parse(bytes) {
         prop_assert!(quoted.pcrs.is_sorted_by(|one, next| one < next));
     }
+    if let Ok(certificate) = structure(bytes) {
+        prop_assert_eq!(structure(certificate), Ok(certificate));
+        prop_assert!(bytes.starts_with(certificate));
+    }
     let _numbers = signature(bytes);
     let tpm = || Tpm::new(Answers(bytes, 8));
     let _about = tpm().about();
+    let _endorsements = tpm().endorsements();
     let _counter = tpm().counter();
     let _counted = tpm().count();
     if let Ok(pcrs) = tpm().pcrs(&[0, 7, 10]) {
@@ -141,7 +167,7 @@ proptest! {
 
     #[test]
     fn damaged_structures_and_answers_panic_no_parser(changes in damage(32)) {
-        for good in answers().into_iter().chain([attest(), signed(&attest()), public().area().to_vec()]) {
+        for good in answers().into_iter().chain([attest(), signed(&attest()), public().area().to_vec(), certificate()]) {
             read(&damaged(good, &changes))?;
         }
     }
