@@ -119,14 +119,19 @@ pub fn open(file: &Path, query: Query) -> Result<Search, Fail> {
     })
 }
 
-/// All entries of the log `file` that pass.
+/// All entries of the log `file` that pass. On stderr, what is amiss with the log.
 ///
 /// # Errors
 /// It cannot be opened or read.
 pub fn load(file: &Path, filter: Filter) -> Result<Vec<Logged>, Fail> {
     let failed = |error: SearchError| Fail::because(format!("cannot read the audit log {}", file.display()), &error);
-    let search = Search::open(file, Query { filter, ..Query::default() }).map_err(failed)?;
-    search.map(|entry| entry.map(Logged::from).map_err(failed)).collect()
+    let mut search = Search::open(file, Query { filter, ..Query::default() }).map_err(failed)?;
+    let entries = search.by_ref().map(|entry| entry.map(Logged::from).map_err(failed)).collect();
+    let missing = search.missing_in_words().map(|what| format!("{what}; `failsafectl log verify` says why"));
+    for what in search.problems().iter().chain(&missing) {
+        eprintln!("failsafectl: warning: {}: {}", clean(&file.display().to_string()), clean(what));
+    }
+    entries
 }
 
 /// Entries of several queries, each once, in the order of the log.

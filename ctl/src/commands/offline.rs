@@ -5,13 +5,14 @@ use crate::{
     args::Source,
     entry::{self, Logged},
     exit::{Exit, Fail, chain},
+    render::clean,
 };
 use failsafe_journal::{
     Entry, Filter, Query, Verdict,
     head::{HEAD_FILE, HeadFile},
     verify::verify_file,
 };
-use std::{cell::RefCell, path::PathBuf};
+use std::{cell::RefCell, collections::BTreeSet, path::PathBuf};
 
 /// A log file as a command reads it.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Offline {
     expected: u64,
     /// Why entries from some place on cannot be read.
     broken: RefCell<Option<String>>,
+    /// What is amiss with files that make queries faster. All entries are found all the same.
+    problems: RefCell<BTreeSet<String>>,
 }
 
 impl Offline {
@@ -31,16 +34,22 @@ impl Offline {
         let own = file == entry::log_file(place.state_dir);
         let head = own.then(|| HeadFile::read(&place.state_dir.join(HEAD_FILE)).ok().flatten()).flatten();
         let folder = file.parent().filter(|_| own).map(std::path::Path::to_owned);
-        Offline { folder, expected: head.map_or(0, |head| head.entries), broken: RefCell::default(), file }
+        let (broken, problems) = (RefCell::default(), RefCell::default());
+        Offline { folder, expected: head.map_or(0, |head| head.entries), broken, problems, file }
     }
 
     /// Shows each entry that the query wants, up to the first that cannot be read.
     pub fn each(&self, query: Query, mut show: impl FnMut(Entry) -> Result<(), Fail>) -> Result<(), Fail> {
-        for entry in entry::open(&self.file, query)? {
+        let mut search = entry::open(&self.file, query)?;
+        for entry in search.by_ref() {
             match entry {
                 Ok(entry) => show(entry)?,
                 Err(error) => *self.broken.borrow_mut() = Some(chain(&error)),
             }
+        }
+        self.problems.borrow_mut().extend(search.problems().iter().cloned());
+        if let Some(missing) = search.missing_in_words() {
+            self.broken.borrow_mut().get_or_insert(missing);
         }
         Ok(())
     }
@@ -72,6 +81,9 @@ impl Offline {
 
     /// Says on stderr what of the file could not be read, after what could be was shown.
     pub fn done(&self) -> Exit {
+        for problem in self.problems.take() {
+            eprintln!("failsafectl: warning: {}", clean(&problem));
+        }
         let Some(why) = self.broken.take().or_else(|| self.incomplete()) else { return Exit::Done };
         eprintln!("failsafectl: warning: {}: not all entries could be read: {why}", self.file.display());
         eprintln!("  `failsafectl log verify` says what is wrong with it");

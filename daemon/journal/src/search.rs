@@ -2,8 +2,11 @@
 //!
 //! What is read is bounded by what is found: summaries leave out segments, and a segment's index leads to its entries. A
 //! segment without a reliable index is read whole. Only `audit.log`, of at most one segment's size, is always scanned.
+//!
+//! Entries that are not where they must be, because a file was cut or removed, are passed over: [`Search::missing`] has them then.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +45,14 @@ pub struct Search {
     /// First index of the last sealed segment that was read to its end.
     done: Option<u64>,
     failed: bool,
+    /// Only one file is read.
+    alone: bool,
+    problems: Vec<String>,
+    missing: Vec<Range<u64>>,
 }
+
+/// Texts and gaps that are kept.
+const MOST_KEPT: usize = 1_000;
 
 #[derive(Debug)]
 enum Current {
@@ -61,7 +71,10 @@ impl Search {
         let dir = log.parent().unwrap_or(Path::new(".")).to_owned();
         let alone = log.file_name().is_none_or(|name| name != LOG_FILE);
         let mut search = Search {
-            catalog: if alone { Catalog::default() } else { Catalog::load(&dir) },
+            catalog: Catalog::default(),
+            alone,
+            problems: Vec::new(),
+            missing: Vec::new(),
             dir,
             wanted: Wanted::by(&query.filter),
             filter: query.filter,
@@ -70,11 +83,14 @@ impl Search {
             done: None,
             failed: false,
         };
+        if !alone {
+            search.look(Catalog::load(&search.dir));
+        }
         if alone {
             search.scan_file(log, false)?;
         } else if search.catalog.segments.is_empty() {
             // A log that is not there is an error at once, not an empty log.
-            search.open_active()?;
+            search.open_next()?;
         }
         if let Some(tail) = query.tail {
             search.next = search.next.max(search.begin_of_tail(tail, query.tail_of)?);
@@ -87,10 +103,53 @@ impl Search {
         Ok(search)
     }
 
-    /// What is amiss with the summaries of the sealed segments, in words. Their entries are read all the same.
+    /// What is amiss with the catalog and the summaries of the sealed segments, in words. Their entries are read all the same.
     #[must_use]
     pub fn problems(&self) -> &[String] {
-        &self.catalog.problems
+        &self.problems
+    }
+
+    /// Entries that must be in the log and are not, as far as it was read. It says nothing of segments that were not opened, because
+    /// nothing of what is looked for is in them.
+    #[must_use]
+    pub fn missing(&self) -> &[Range<u64>] {
+        &self.missing
+    }
+
+    /// The same in words; `None`: none were found missing.
+    #[must_use]
+    pub fn missing_in_words(&self) -> Option<String> {
+        let Range { start, end } = self.missing.first()?;
+        let others = match self.missing.len() - 1 {
+            0 => String::new(),
+            n => format!(", and others in {n} places"),
+        };
+        Some(match end - start {
+            1 => format!("entry {start} is missing{others}"),
+            _ => format!("entries {start} to {} are missing{others}", end - 1),
+        })
+    }
+
+    /// Goes on with this catalog.
+    fn look(&mut self, catalog: Catalog) {
+        for problem in &catalog.problems {
+            if self.problems.len() < MOST_KEPT && !self.problems.contains(problem) {
+                self.problems.push(problem.clone());
+            }
+        }
+        self.catalog = catalog;
+    }
+
+    /// Notes that entries are not there.
+    fn lacks(&mut self, entries: Range<u64>) {
+        if !entries.is_empty() && self.missing.len() < MOST_KEPT && !self.missing.contains(&entries) {
+            self.missing.push(entries);
+        }
+    }
+
+    /// Up to where retention removed entries.
+    fn removed_to(&self) -> u64 {
+        self.catalog.removed.as_ref().map_or(0, |removed| removed.end().next_index)
     }
 
     /// The index from which the last `wanted` entries that pass begin.
@@ -107,7 +166,7 @@ impl Search {
             let mut active = self.active_reader()?;
             if active.start().map(|start| start.next_index) != self.catalog.end().map(|end| end.next_index) {
                 // The file was sealed between the look at the folder and its opening.
-                self.catalog = Catalog::load(&self.dir);
+                self.look(Catalog::load(&self.dir));
             }
             unreadable = keep_last(&mut active, &filter, wanted, &mut last);
             for at in (0..self.catalog.segments.len()).rev() {
@@ -189,30 +248,38 @@ impl Search {
                     Current::Scan { first, .. } => Some(*first),
                     Current::Picked { .. } => None,
                 });
-                if begins.is_some_and(|first| first > wanted) {
+                if let Some(begins) = begins.filter(|first| *first > wanted) {
                     let catalog = Catalog::load(&self.dir);
-                    if catalog.segments.len() > self.catalog.segments.len() {
+                    let last = |catalog: &Catalog| catalog.segments.last().map(|known| known.first);
+                    if last(&catalog) > last(&self.catalog) {
                         // More was sealed since the last look at the folder.
-                        (self.catalog, self.current, self.next) = (catalog, None, wanted);
+                        self.look(catalog);
+                        (self.current, self.next) = (None, wanted);
                         continue;
                     }
+                    self.catalog.removed = catalog.removed;
+                    self.lacks(wanted.max(self.removed_to())..begins);
                 }
                 return Ok(());
             };
-            // What retention removed, or somebody else, is passed over.
+            // What retention removed is passed over, and what somebody else removed too.
             let (first, next) = (*first, self.next.max(*first));
+            let hole = self.next.max(self.removed_to())..first;
             let path = segment_path(&self.dir, first);
             // Without a summary its end is known only when it is reached.
             let Some(summary) = summary else {
+                self.lacks(hole);
                 self.next = next;
                 return self.scan_file(&path, true);
             };
-            if next >= summary.end().next_index || !summary.may_have_in(&self.dir, &self.filter, &self.wanted) {
-                (self.next, self.done) = (next.max(summary.end().next_index), Some(first));
+            let end = summary.end().next_index;
+            let is_wanted = next < end && summary.may_have_in(&self.dir, &self.filter, &self.wanted);
+            let index = (is_wanted && !self.filter.is_all()).then(|| catalog::read_index(&self.dir, summary)).flatten();
+            self.lacks(hole);
+            if !is_wanted {
+                (self.next, self.done) = (next.max(end), Some(first));
                 continue;
             }
-            let index = (!self.filter.is_all()).then(|| catalog::read_index(&self.dir, summary)).flatten();
-            let end = summary.end().next_index;
             self.next = next;
             let Some(index) = index else { return self.scan_file(&path, true) };
             let places = index.places(&self.filter).filter(|(index, _)| *index >= next).collect();
@@ -220,6 +287,12 @@ impl Search {
             self.current = Some(Current::Picked { reader, places, end, first });
             return Ok(());
         }
+    }
+
+    /// The end of the sealed segment that begins at entry `first`, by its summary.
+    fn stated_end(&self, first: u64) -> Option<u64> {
+        let known = self.catalog.segments.iter().find(|known| known.first == first)?;
+        known.summary.as_ref().map(|summary| summary.end().next_index)
     }
 
     /// The sealed segment that has entry `next`, or the one behind what was read; `None`: `audit.log` has it.
@@ -243,14 +316,19 @@ impl Search {
                         self.next = entry.index + 1;
                         return Ok(Some(entry));
                     }
-                    self.next = self.next.max(reader.next_index());
+                    let read_to = reader.next_index();
+                    self.next = self.next.max(read_to);
                     let first = *first;
                     if *sealed {
                         (self.current, self.done) = (None, Some(first));
-                    } else if segment_path(&self.dir, first).exists() {
+                        if let Some(end) = self.stated_end(first).filter(|end| *end > read_to) {
+                            self.lacks(read_to..end);
+                            self.next = self.next.max(end);
+                        }
+                    } else if !self.alone && segment_path(&self.dir, first).exists() {
                         // It was sealed meanwhile; what it got before that is read first.
                         *sealed = true;
-                        self.catalog = Catalog::load(&self.dir);
+                        self.look(Catalog::load(&self.dir));
                     } else {
                         return Ok(None);
                     }

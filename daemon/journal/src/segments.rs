@@ -24,7 +24,7 @@ pub mod summary;
 
 pub use brief::Brief;
 pub use catalog::{Catalog, Known};
-pub use catalog_file::CATALOG_FILE;
+pub use catalog_file::{CATALOG_FILE, catalog_briefs};
 pub use index::{Builder, Index, Row};
 pub use names::{Names, Wanted};
 pub use summary::{Removed, Summary};

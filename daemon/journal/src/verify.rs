@@ -20,6 +20,7 @@ use crate::storage::{FileStorage, LOG_FILE, ReadAt, bounded};
 use crate::view::View;
 use crate::walk::{Chain, Ending, Problem, Walker};
 
+mod catalog;
 mod tree;
 
 use tree::Compared;
@@ -205,6 +206,7 @@ fn verify_behind(
             differs = (head.hash != entry.leaf_hash).then(|| hex::encode(entry.leaf_hash));
         }
     };
+    let mut listed = catalog::Expected::default();
     for first in sealed(dir).into_iter().filter(|first| *first >= begin.next_index) {
         match digest::digest_seen(dir, first, Some(chain), previous, &mut look) {
             Ok((summary, index)) => {
@@ -219,6 +221,7 @@ fn verify_behind(
                          valid; failsafed does not rely on it, and makes it again when it needs it"
                     ));
                 }
+                listed.push(&summary);
                 (chain, previous) = (summary.end(), summary.hash());
                 (report.entries, report.head_hash) = (chain.next_index, chain.head);
             }
@@ -237,6 +240,9 @@ fn verify_behind(
             Report { entries: chain.next_index, head_hash: chain.head, ..Report::failed(verdict) }
         }
     };
+    if last_file && report.verdict == Verdict::Ok {
+        report.verdict = listed.differs(dir, &begin).map_or(Verdict::Ok, Verdict::Segment);
+    }
     let (tree, fork) = compared.finish();
     let verdict = match (last.verdict, report.verdict) {
         (Verdict::Empty, before) if last.entries > 0 => before,

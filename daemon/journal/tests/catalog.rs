@@ -6,6 +6,7 @@ use failsafe_journal::segments::{CATALOG_FILE, Catalog, REMOVED_FILE, Summary, s
 use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder, Retention};
 use failsafe_journal::{AuditLog, Draft, Entry, Filter, Query, Recovery, Search, Stamp, Verdict, kind, verify};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -221,12 +222,18 @@ fn a_crash_at_each_step_of_sealing_leaves_a_catalog_that_the_next_start_continue
 
 /// Writes `audit.log` as versions before the catalog did: its entries as they are, without the link.
 fn without_statement(dir: &Path) {
+    rewritten(dir, |body| drop(body.remove("catalog")));
+    let _none = fs::remove_file(dir.join(CATALOG_FILE));
+}
+
+/// Writes `audit.log` anew with other bodies of its entries.
+fn rewritten(dir: &Path, change: impl Fn(&mut serde_json::Map<String, serde_json::Value>)) {
     let path = dir.join(LOG_FILE);
     let entries: Vec<Entry> = failsafe_journal::LogReader::open(&path).unwrap().map(Result::unwrap).collect();
     let mut chain = Catalog::load(dir).end().unwrap();
     let mut file = header_at(&chain);
     for mut entry in entries {
-        entry.body.as_object_mut().unwrap().remove("catalog");
+        change(entry.body.as_object_mut().unwrap());
         let stamp = Stamp { wall_ns: entry.wall_ns, mono_ns: entry.mono_ns, boot_id: entry.boot_id };
         let mut draft = Draft::new(entry.kind, stamp, entry.body);
         (draft.run, draft.incident) = (entry.run, entry.incident);
@@ -235,7 +242,34 @@ fn without_statement(dir: &Path) {
         (chain.next_index, chain.head) = (sealed.index + 1, sealed.leaf_hash);
     }
     fs::write(path, file).unwrap();
-    let _none = fs::remove_file(dir.join(CATALOG_FILE));
+}
+
+/// Renames a run in the record of a segment, and makes the log state the new link: what a daemon does that makes the catalog of a
+/// forged summary. Gives the first entry of the segment.
+fn stated_of_forged(dir: &Path, segment: usize, run: &str) -> u64 {
+    let mut bytes = fs::read(dir.join(CATALOG_FILE)).unwrap();
+    let mark = |name: &str| crc32c::crc32c(&[&[1], name.as_bytes()].concat());
+    let (mut at, mut link) = (40, <[u8; 32]>::try_from(&bytes[8..40]).unwrap());
+    for n in 0.. {
+        let Some(length) = bytes.get(at..at + 4) else { break };
+        let end = at + 4 + u32::from_le_bytes(length.try_into().unwrap()) as usize;
+        if n == segment {
+            let marks = (at + 4 + 145..end).step_by(4);
+            let is_of_run = |at: &usize| bytes[*at..*at + 4] == mark(run).to_le_bytes();
+            let found = marks.into_iter().find(is_of_run).unwrap();
+            // The next number keeps the order.
+            bytes[found..found + 4].copy_from_slice(&(mark(run) + 1).to_le_bytes());
+        }
+        link = Sha256::new().chain_update(link).chain_update(&bytes[at..end]).finalize().into();
+        at = end;
+    }
+    fs::write(dir.join(CATALOG_FILE), &bytes).unwrap();
+    rewritten(dir, |body| {
+        if let Some(stated) = body.get_mut("catalog") {
+            *stated = json!(hex::encode(link));
+        }
+    });
+    sealed(dir)[segment]
 }
 
 #[test]
@@ -291,6 +325,151 @@ fn a_segment_that_is_missing_or_was_cut_is_reported_with_a_catalog_too() {
         assert!(!recovery.findings.is_empty(), "{what}");
         assert!(matches!(verify(&dir).unwrap().verdict, Verdict::Segment(_)), "{what}");
     }
+}
+
+/// A read of a folder: the `n` of the entries, what is missing, and whether a problem was found.
+fn read(dir: &Path, query: Query) -> (Vec<u64>, Vec<std::ops::Range<u64>>, bool) {
+    let mut search = Search::open(&dir.join(LOG_FILE), query).unwrap();
+    let numbers = search.by_ref().map(Result::unwrap).filter_map(|entry| entry.body.get("n")?.as_u64()).collect();
+    (numbers, search.missing().to_vec(), !search.problems().is_empty())
+}
+
+/// Cuts the last entry off a file of frames, at its border.
+fn cut_one_entry(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let mut reader = failsafe_journal::LogReader::open(path).unwrap();
+    let mut offset = reader.offset();
+    while reader.next().map(Result::unwrap).is_some() {
+        if reader.offset() < bytes.len() as u64 {
+            offset = reader.offset();
+        }
+    }
+    assert!(offset > 0 && offset < bytes.len() as u64);
+    fs::write(path, &bytes[..usize::try_from(offset).unwrap()]).unwrap();
+}
+
+#[test]
+fn a_query_states_what_is_missing_of_a_segment_that_was_cut_or_removed() {
+    type Change = fn(&Path);
+    let cases: [(&str, Change); 4] = [
+        ("one entry cut off", cut_one_entry),
+        ("a part of an entry cut off", |path| {
+            let bytes = fs::read(path).unwrap();
+            fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+        }),
+        ("cut to its header", |path| fs::write(path, &fs::read(path).unwrap()[..60]).unwrap()),
+        ("removed", |path| fs::remove_file(path).unwrap()),
+    ];
+    for ((what, change), at) in cases.into_iter().flat_map(|case| [2, 12].map(|at| (case, at))) {
+        let (_keep, dir) = filled(40);
+        let firsts = sealed(&dir);
+        let end = firsts.get(at + 1).copied().unwrap_or_else(|| {
+            failsafe_journal::LogReader::open(&dir.join(LOG_FILE)).unwrap().map(Result::unwrap).next().unwrap().index
+        });
+        let segment = segment_path(&dir, firsts[at]);
+        let lost: Vec<(u64, u64)> = failsafe_journal::LogReader::open(&segment)
+            .unwrap()
+            .map(Result::unwrap)
+            .map(|entry| (entry.index, entry.body.get("n").and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX)))
+            .collect();
+        change(&segment);
+        let begin = if what.contains("cut off") { end - 1 } else { firsts[at] };
+        let lost: Vec<u64> = lost.into_iter().filter(|(index, _)| *index >= begin).map(|(_, n)| n).collect();
+        // By the catalog, by the summaries, and after a start of the daemon, which makes these again. A start sets a log aside that
+        // does not end where its file begins.
+        let hows: [(&str, Change); 3] = [
+            ("catalog", |_| {}),
+            ("summaries", |dir| fs::remove_file(dir.join(CATALOG_FILE)).unwrap()),
+            ("restart", |dir| drop(open(dir))),
+        ];
+        for (how, prepare) in hows.into_iter().filter(|(how, _)| at == 2 || *how != "restart") {
+            prepare(&dir);
+            let left: Vec<u64> = (0..40).filter(|n| !lost.contains(n)).collect();
+            let (numbers, missing, _) = read(&dir, Query::default());
+            assert_eq!((numbers, missing), (left.clone(), vec![begin..end]), "{what} {at} {how}");
+            // The index leads to an entry that is not there.
+            let run = Filter { run: Some(format!("run-{}", lost[lost.len() - 1] % 7)), ..Filter::default() };
+            let (_, missing, _) = read(&dir, Query { filter: run, ..Query::default() });
+            let is_named = missing.iter().all(|gap| gap.start >= begin && gap.end == end);
+            assert!(is_named && (how == "restart" || !missing.is_empty()), "{what} {at} {how}: {missing:?}");
+            // What is not read is not missed.
+            let (_, missing, _) = read(&dir, Query { from: end, ..Query::default() });
+            assert_eq!(missing, [], "{what} {at} {how}");
+        }
+    }
+}
+
+#[test]
+fn a_log_of_which_all_segments_were_removed_lacks_them() {
+    let (_keep, dir) = filled(40);
+    let begin = Catalog::load(&dir).end().unwrap().next_index;
+    sealed(&dir).iter().for_each(|first| fs::remove_file(segment_path(&dir, *first)).unwrap());
+    let search = Search::open(&dir.join(LOG_FILE), Query::default()).unwrap();
+    assert_eq!(
+        (search.missing(), search.missing_in_words()),
+        (&[0..begin][..], Some(format!("entries 0 to {} are missing", begin - 1)))
+    );
+}
+
+#[test]
+fn a_whole_log_lacks_nothing_whatever_is_looked_for_and_removed_by_retention() {
+    let (_keep, dir) = filled(40);
+    for from in [0, 3, 17, 39, u64::MAX] {
+        for tail in [None, Some(0), Some(7)] {
+            let (_, missing, problem) = read(&dir, Query { from, tail, ..Query::default() });
+            assert_eq!((missing, problem), (vec![], false), "{from} {tail:?}");
+        }
+    }
+    let retention = Retention { max_bytes: 5_000, ..Retention::default() };
+    let mut log =
+        AuditLog::open(LogFolder::open(&dir, Layout { retention, ..layout() }).unwrap(), &stamp(60)).unwrap().0;
+    log.retain(stamp(60), &|_| false).unwrap();
+    log.commit().unwrap();
+    assert!(sealed(&dir)[0] > 0);
+    assert_eq!(read(&dir, Query::default()).1, []);
+}
+
+#[test]
+fn verification_compares_the_catalog_with_the_segments() {
+    let (_keep, dir) = filled(40);
+    let whole = fs::read(dir.join(CATALOG_FILE)).unwrap();
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+    // What is behind the stated link is of an interrupted sealing.
+    fs::write(dir.join(CATALOG_FILE), [&whole, &[7; 20][..]].concat()).unwrap();
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+    for bad in [whole[..whole.len() - 1].to_vec(), Vec::new(), b"x".to_vec()] {
+        fs::write(dir.join(CATALOG_FILE), bad).unwrap();
+        let verdict = verify(&dir).unwrap().verdict;
+        assert!(
+            matches!(&verdict, Verdict::Segment(why) if why.contains("is not the one that the log states")),
+            "{verdict:?}"
+        );
+    }
+    fs::remove_file(dir.join(CATALOG_FILE)).unwrap();
+    assert!(matches!(verify(&dir).unwrap().verdict, Verdict::Segment(_)));
+    // An archive has neither the file nor what states it.
+    without_statement(&dir);
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+}
+
+#[test]
+fn verification_finds_a_catalog_that_the_log_states_and_that_hides_entries() {
+    let (_keep, dir) = filled(40);
+    let forged = stated_of_forged(&dir, 1, "run-3");
+    let filter = Filter { run: Some("run-3".into()), ..Filter::default() };
+    let of_run = || found(&dir, Query { filter: filter.clone(), ..Query::default() }).len();
+    assert_eq!(of_run(), 5, "the catalog hides an entry");
+    let verdict = verify(&dir).unwrap().verdict;
+    let named = format!("does not match the segment that begins at entry {forged}");
+    assert!(matches!(&verdict, Verdict::Segment(why) if why.contains(&named)), "{verdict:?}");
+    // As the message says.
+    fs::remove_file(dir.join(CATALOG_FILE)).unwrap();
+    let (mut log, _) = open(&dir);
+    log.seal_if_due(stamp(40));
+    log.commit().unwrap();
+    drop(log);
+    assert_eq!(verify(&dir).unwrap().verdict, Verdict::Ok);
+    assert_eq!(of_run(), 6);
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(super) struct Log {
     query: Query,
     reader: Option<Search>,
     visible: BTreeMap<String, bool>,
+    /// What is missing was reported.
+    reported: bool,
 }
 
 /// Entries that a client may read.
@@ -100,7 +102,7 @@ impl Source for Log {
 impl Log {
     /// What `query` finds, as `who` may read it.
     pub(super) fn new(context: Arc<Context>, who: Principal, query: Query) -> Log {
-        Log { context, who, query, reader: None, visible: BTreeMap::new() }
+        Log { context, who, query, reader: None, visible: BTreeMap::new(), reported: false }
     }
 
     /// The bytes of entry `index`, where the query begins, if it is there and this client may read it.
@@ -137,7 +139,13 @@ impl Log {
                     }
                 }
                 Some(Err(error)) => return Err(unreadable(error)),
-                None => more = false,
+                None => {
+                    if let Some(what) = reader.missing_in_words().filter(|_| !self.reported) {
+                        tracing::error!(what, "the audit log does not have all entries");
+                        self.reported = true;
+                    }
+                    more = false;
+                }
             }
         }
         self.reader = Some(reader);

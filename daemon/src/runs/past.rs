@@ -69,7 +69,7 @@ pub struct Past {
 #[derive(Debug, Default, PartialEq)]
 pub struct History {
     runs: BTreeMap<RunId, Past>,
-    /// The log was read to its end.
+    /// The log was read to its end, and no entry is missing.
     whole: bool,
 }
 
@@ -167,7 +167,7 @@ impl History {
         read.ok()
     }
 
-    /// Whether the log was read to its end: an entry that cannot be read hides those behind it.
+    /// Whether the log was read to its end, and no entry is missing: one that cannot be read hides those behind it.
     pub fn is_whole(&self) -> bool {
         self.whole
     }
@@ -219,6 +219,7 @@ impl Stated {
 }
 
 /// The entries of these kinds from entry `from` on, of these runs or of all; up to the first that cannot be read, which is an error.
+/// Entries that are missing are an error at the end.
 fn search(
     path: &Path,
     from: u64,
@@ -230,11 +231,24 @@ fn search(
     let unreadable = |error: SearchError| {
         tracing::error!(error = crate::causes::chain(&error), "the audit log cannot be read");
     };
-    let (search, failed) = match Search::open(path, Query { from, filter, ..Query::default() }) {
+    let (mut search, mut failed) = match Search::open(path, Query { from, filter, ..Query::default() }) {
         Ok(search) => (Some(search), None),
-        Err(error) => (None, Some(Err(error))),
+        Err(error) => (None, Some(error)),
     };
-    search.into_iter().flatten().chain(failed).map(move |entry| entry.map_err(unreadable))
+    let mut is_over = false;
+    std::iter::from_fn(move || {
+        if let Some(entry) = search.as_mut().and_then(Iterator::next) {
+            return Some(entry.map_err(unreadable));
+        }
+        if std::mem::replace(&mut is_over, true) {
+            return None;
+        }
+        let missing = search.as_ref().and_then(Search::missing_in_words);
+        if let Some(what) = &missing {
+            tracing::error!(what, "the audit log does not have all entries about runs");
+        }
+        failed.take().map(unreadable).or(missing.map(drop)).map(Err)
+    })
 }
 
 impl Past {

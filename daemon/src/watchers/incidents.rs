@@ -19,6 +19,7 @@ use failsafe_core::{
 };
 use failsafe_journal::{Filter, Query, Search, reader::ReadError, search::SearchError};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
@@ -119,11 +120,13 @@ struct Place {
     next: Option<u64>,
     /// Index of the last entry that could not be read.
     damaged: Option<u64>,
+    /// Indices from which entries are missing, as reported.
+    missing: BTreeSet<u64>,
 }
 
 impl Place {
     fn new(tail: usize) -> Place {
-        Place { tail, search: None, next: None, damaged: None }
+        Place { tail, search: None, next: None, damaged: None, missing: BTreeSet::new() }
     }
 }
 
@@ -200,7 +203,14 @@ impl Following {
             Some(search) => search,
             None => self.begin(place)?,
         };
-        if self.read(&mut search, &mut place.next, stop)? {
+        let goes_on = self.read(&mut search, &mut place.next, stop)?;
+        for missing in search.missing() {
+            if place.missing.insert(missing.start) {
+                tracing::error!(?missing, "entries of the audit log are missing for the incidents");
+                self.list().cannot_read(missing.start);
+            }
+        }
+        if goes_on {
             place.search = Some(search);
         }
         Ok(())

@@ -30,8 +30,9 @@ pub const CATALOG_FILE: &str = "segments.catalog";
 /// First bytes: name and version.
 const MAGIC: &[u8; 8] = b"FSCATLG\x01";
 /// Largest file: of a log of about 700 GiB. A larger log has none, and its summaries are read.
-const LARGEST: u64 = 256 << 20;
-const HEADER_BYTES: usize = MAGIC.len() + 32;
+pub(crate) const LARGEST: u64 = 256 << 20;
+/// Bytes before the first record.
+pub(crate) const HEADER_BYTES: usize = MAGIC.len() + 32;
 /// A record without names, and without its length.
 const FIXED_BYTES: usize = 6 * 8 + 3 * 32;
 
@@ -56,7 +57,7 @@ pub(crate) fn read(dir: &Path) -> io::Result<Vec<Record>> {
 }
 
 /// Reads the records up to the first that is incomplete or invalid. Never panics.
-fn decode(bytes: &[u8]) -> Option<Vec<Record>> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<Record>> {
     let before = bytes.strip_prefix(MAGIC)?.get(..32)?.try_into().ok()?;
     let (mut list, mut at, mut link): (Vec<Record>, _, Hash) = (Vec::new(), HEADER_BYTES, before);
     while let Some(body) = u32_at(bytes, at).and_then(|len| bytes.get(at + 4..)?.get(..len as usize)) {
@@ -68,6 +69,12 @@ fn decode(bytes: &[u8]) -> Option<Vec<Record>> {
         at = end;
     }
     Some(list)
+}
+
+/// What the records of a catalog's file have, up to the first that is incomplete or invalid; `None`: it is none.
+#[must_use]
+pub fn catalog_briefs(bytes: &[u8]) -> Option<Vec<Brief>> {
+    decode(bytes).map(|list| list.into_iter().map(|record| record.brief).collect())
 }
 
 fn decode_record(body: &[u8], last: Option<&Brief>) -> Option<Brief> {
@@ -89,7 +96,8 @@ fn decode_record(body: &[u8], last: Option<&Brief>) -> Option<Brief> {
     Some(Brief::listed(&head, (hash(2)?, number(5)?), Names::decode(names)?))
 }
 
-fn encode_record(brief: &Brief) -> Vec<u8> {
+/// The record of a segment, with its length.
+pub(crate) fn encode_record(brief: &Brief) -> Vec<u8> {
     let mut body = Vec::with_capacity(FIXED_BYTES);
     let Brief { first, entries, bytes, first_wall_ns, last_wall_ns, summary_bytes, .. } = *brief;
     let numbers = [first, entries, bytes, first_wall_ns, last_wall_ns, summary_bytes];

@@ -1,5 +1,5 @@
-//! The kinds, runs and incidents of a segment as numbers of 32 bits, so that a query for a few of them need not open the segment's
-//! summary. Two names can have the same number: then a segment is looked at in vain. None that has a name is passed over.
+//! The kinds, runs and incidents of a segment as marks of 32 bits, so that a query for a few of them need not open the segment's
+//! summary. Two names can have the same mark: then a segment is opened in vain. None that has a name is passed over.
 
 use super::Summary;
 use crate::reader::Filter;
@@ -14,7 +14,7 @@ pub struct Names {
     marks: Option<Vec<u32>>,
 }
 
-/// The tables of a summary; the same text in two of them has two numbers.
+/// The tables of a summary; the same text in two of them has two marks.
 #[derive(Debug, Clone, Copy)]
 enum Table {
     Kinds = 0,
@@ -65,7 +65,7 @@ impl Names {
         self.marks.is_none()
     }
 
-    /// Appends the bytes of a record: 1 and each number, or 0.
+    /// Appends the bytes of a record: 1 and each mark, or 0.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.marks.is_some()));
         self.marks.iter().flatten().for_each(|mark| out.extend_from_slice(&mark.to_le_bytes()));
@@ -85,7 +85,7 @@ impl Names {
     }
 }
 
-/// The names of a filter, as numbers.
+/// The names of a filter, as marks.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     run: Option<u32>,
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_names_are_a_contract() {
+    fn the_marks_of_names_are_a_contract() {
         let marks: Vec<u32> =
             [Table::Kinds, Table::Runs, Table::Incidents].map(|table| mark(table, "decision")).to_vec();
         // Computed by an independent bitwise CRC-32C.
@@ -175,7 +175,7 @@ mod tests {
             let mut bytes = Vec::new();
             names.encode(&mut bytes);
             prop_assert_eq!(Names::decode(&bytes), Some(names.clone()));
-            // These few names have different numbers.
+            // These few names have different marks.
             prop_assert_eq!(names.may_have(&Wanted::by(&filter)), summary.may_have(&filter));
         }
 

@@ -178,3 +178,21 @@ fn a_log_that_cannot_be_read_to_its_end_states_no_open_runs() {
     std::fs::write(node.path(), bytes).unwrap();
     assert!(!read(&node.path()).is_whole());
 }
+
+#[test]
+fn a_log_without_entries_of_a_sealed_segment_states_no_open_runs() {
+    let mut node = Node::new();
+    node.take(Step::Start(1));
+    node.take(Step::Seal);
+    node.take(Step::Start(2));
+    let wanted: BTreeSet<RunId> = node.runs.iter().map(|run| run.id).collect();
+    let whole = || History::read(&node.path(), "0", &wanted, &BTreeSet::new()).is_whole();
+    assert!(whole());
+    // Cut to its header: the file is valid, and shorter than the catalog states.
+    let segment = failsafe_journal::segments::segment_path(node.dir.path(), 0);
+    let bytes = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &bytes[..16]).unwrap();
+    assert!(!whole());
+    std::fs::remove_file(&segment).unwrap();
+    assert!(!whole());
+}
