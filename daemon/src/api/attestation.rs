@@ -14,7 +14,7 @@ use super::{
     stored,
 };
 use crate::{
-    attest::{Roots, RunFacts, Sealing, StatedOf, Worker, hide_identity, stated, tpm_facts_of},
+    attest::{NodeFacts, RunFacts, Sealing, StatedOf, Worker, hide_identity, stated, tpm_facts_of},
     config::Config,
     platform::clock,
     runs::FoundRun,
@@ -28,7 +28,7 @@ use failsafe_attest::{
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
 use failsafe_proto::{ErrorReason, v1};
-use failsafe_tpm::Endorsement;
+use failsafe_tpm::{Endorsement, Endorsements};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -54,9 +54,8 @@ impl Attestor {
     /// # Errors
     /// The built-in table of factors is broken; no build that passed its tests has such a table.
     pub fn new(config: &Config, keys: Arc<SigningKeys>, tpm: Arc<NodeTpm>) -> Result<Attestor, Diagnostics> {
-        let worker = Worker { roots: Roots::default(), redact: config.redact.clone() };
         Ok(Attestor {
-            worker: Arc::new(worker),
+            worker: Arc::new(Worker::new(config.redact.clone())),
             keys,
             tpm,
             table: Arc::new(Table::built_in()?),
@@ -246,7 +245,8 @@ impl Attestations {
         let permit =
             attestor.limit.take(share).map_err(|exceeded| ErrorReason::LimitReached.status(exceeded.to_string()))?;
         let permit = (permit, place);
-        let asked = attestor.worker.start(self.0.node_facts(), of_run, permit);
+        let about = NodeFacts { with_ima: who.may_attest_node().is_ok(), ..self.0.node_facts() };
+        let asked = attestor.worker.start(about, of_run, permit);
         let asked =
             asked.map_err(|error| ErrorReason::LimitReached.status(format!("no thread for the readers: {error}")))?;
         let mut facts = asked.facts().await;
@@ -294,22 +294,27 @@ fn node_key(key: &NodeKey) -> v1::NodeKey {
     }
 }
 
-/// The certificates of a TPM, and why there are none.
-fn endorsements_of(asked: Option<Result<Vec<Endorsement>, NoTpm>>) -> (Vec<v1::EndorsementCertificate>, String) {
-    let why = match asked {
-        Some(Ok(found)) if !found.is_empty() => {
-            let one = |Endorsement { index, kind, certificate }: Endorsement| v1::EndorsementCertificate {
-                nv_index: index,
-                kind: kind.to_owned(),
-                certificate,
-            };
-            return (found.into_iter().map(one).collect(), String::new());
-        }
-        Some(Ok(_)) => "the TPM has no certificate of an endorsement key in its NV memory".to_owned(),
-        Some(Err(why)) => why.to_string(),
-        None => "only root and the administrators' group read it".to_owned(),
+/// The certificates of a TPM, and why there are none, or not all of them.
+fn endorsements_of(asked: Option<Result<Endorsements, NoTpm>>) -> (Vec<v1::EndorsementCertificate>, String) {
+    let Endorsements { found, unread } = match asked {
+        Some(Ok(all)) => all,
+        Some(Err(why)) => return (Vec::new(), why.to_string()),
+        None => return (Vec::new(), "only root and the administrators' group read it".to_owned()),
     };
-    (Vec::new(), why)
+    let why = match (found.is_empty(), unread.is_empty()) {
+        (true, true) => "the TPM has no certificate of an endorsement key in its NV memory".to_owned(),
+        _ => unread
+            .iter()
+            .map(|(index, kind, why)| format!("NV index {index:#010x} ({kind}): {why}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+    };
+    let one = |Endorsement { index, kind, certificate }: Endorsement| v1::EndorsementCertificate {
+        nv_index: index,
+        kind: kind.to_owned(),
+        certificate,
+    };
+    (found.into_iter().map(one).collect(), why)
 }
 
 fn tpm_key(key: &TpmKey, endorsements: Vec<v1::EndorsementCertificate>) -> v1::NodeKey {
@@ -326,6 +331,20 @@ fn tpm_key(key: &TpmKey, endorsements: Vec<v1::EndorsementCertificate>) -> v1::N
 #[cfg(test)]
 mod tests {
     use super::*;
+    use failsafe_tpm::{TpmError, wire::WireError};
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_named_beside_the_others() {
+        let source = WireError::TooLarge { what: "the size of a certificate", found: 5_000, most: 4_096 };
+        let error = TpmError::Answer { command: "TPM2_NV_ReadPublic", source };
+        let found = vec![Endorsement { index: 0x01c0_0002, kind: "RSA 2048", certificate: vec![1] }];
+        let all = Endorsements { found, unread: vec![(0x01c0_000a, "ECC P-256", error)] };
+        let (found, why) = endorsements_of(Some(Ok(all)));
+        assert_eq!(found.len(), 1);
+        assert!(why.starts_with("NV index 0x01c0000a (ECC P-256): ") && why.contains("5000"), "{why}");
+        let (found, why) = endorsements_of(Some(Ok(Endorsements::default())));
+        assert!(found.is_empty() && why.contains("has no certificate"), "{why}");
+    }
 
     #[test]
     fn a_run_that_does_not_answer_holds_one_place_of_the_users_and_one_of_the_administrators() {

@@ -65,6 +65,8 @@ pub struct NodeFacts {
     pub version: String,
     /// `sha256:HEX` of the eBPF object.
     pub ebpf_object: String,
+    /// Whether the list of IMA is read, which is expensive: only for those who get identity factors.
+    pub with_ima: bool,
 }
 
 impl NodeFacts {
@@ -77,6 +79,7 @@ impl NodeFacts {
             boot_id: boot_id.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ebpf_object: ebpf_object().to_owned(),
+            with_ima: false,
         }
     }
 }
@@ -88,11 +91,11 @@ fn ebpf_object() -> &'static str {
 }
 
 /// The facts of a node.
-pub fn node(roots: &Roots, about: &NodeFacts, redact: &Redactor) -> Vec<Fact> {
+fn node(roots: &Roots, about: &NodeFacts, redact: &Redactor, list: &ima::Remembered) -> Vec<Fact> {
     let mut facts = cpu::read(&roots.proc, &roots.sys);
     facts.extend(kernel::read(&roots.proc, &roots.sys, redact));
     facts.extend(dmi::read(&roots.sys));
-    facts.extend(ima::read(&roots.sys));
+    facts.extend(ima::read(&roots.sys, about.with_ima.then_some(list)));
     facts.extend(infiniband::read(&roots.sys));
     facts.extend(nvidia::read(&roots.sys));
     facts.extend(gpu::node(&about.gpus, &roots.sys));

@@ -6,7 +6,7 @@
 //! user's limit until it ends, so that it cannot be piled up. It has no descriptor of the daemon's, so that it cannot keep the
 //! next daemon from starting.
 
-use super::{GpuFacts, NodeFacts, Roots, RunFacts, node, run};
+use super::{GpuFacts, NodeFacts, Roots, RunFacts, ima::Remembered, node, run};
 use crate::{platform::apart, redact::Redactor};
 use failsafe_attest::{Fact, Missing};
 use std::{
@@ -49,6 +49,7 @@ pub struct Worker {
     pub roots: Roots,
     /// What is a secret.
     pub redact: Redactor,
+    list: Remembered,
 }
 
 /// Facts that are being read.
@@ -59,6 +60,11 @@ pub struct Asked {
 }
 
 impl Worker {
+    /// For this node, with nothing read yet.
+    pub fn new(redact: Redactor) -> Worker {
+        Worker { roots: Roots::default(), redact, list: Remembered::default() }
+    }
+
     /// Starts reading a node, and a run on it. `permit` is held until the reading thread ends.
     ///
     /// # Errors
@@ -84,7 +90,7 @@ impl Worker {
         let worker = self.clone();
         apart::spawn("attest", move || {
             let mut give = |fact| drop(read.send(fact));
-            node(&worker.roots, &about, &worker.redact).into_iter().for_each(&mut give);
+            node(&worker.roots, &about, &worker.redact, &worker.list).into_iter().for_each(&mut give);
             if let Some(of_run) = of_run {
                 let gpus: &GpuFacts = &about.gpus;
                 run::read(&worker.roots, &of_run, gpus, &worker.redact, &mut give);
@@ -169,8 +175,9 @@ mod tests {
             boot_id: "b".into(),
             version: "1".into(),
             ebpf_object: "sha256:x".into(),
+            with_ima: false,
         };
-        let worker = Arc::new(Worker { roots: Roots::default(), redact: Redactor::default() });
+        let worker = Arc::new(Worker::new(Redactor::default()));
         let permit = Arc::new(());
         let asked = worker.start(about, None, permit.clone()).unwrap();
         let facts = runtime.block_on(asked.facts());

@@ -3,7 +3,7 @@
 use super::{base::Base, judging::Judging, reload, threads::Threads};
 use crate::{
     api::Context,
-    attest::{Roots, Worker},
+    attest::Worker,
     config::Config,
     runs::drills::DrillFile,
     watchers::{
@@ -33,7 +33,7 @@ pub(super) fn follow(
         keys: base.keys.clone(),
         tpm: base.tpm.clone(),
         node: base.node.clone(),
-        worker: Arc::new(Worker { roots: Roots::default(), redact: config.redact.clone() }),
+        worker: Arc::new(Worker::new(config.redact.clone())),
         table: Table::built_in()?,
         nvml_disabled: config.nvml.disabled,
         boot_id: base.boot_id.clone(),
@@ -47,7 +47,7 @@ pub(super) fn follow(
         log: base.log_owner.log(),
         pipeline: judging.pipeline.clone(),
         node: base.node.clone(),
-        worker: Arc::new(Worker { roots: Roots::default(), redact: config.redact.clone() }),
+        worker: Arc::new(Worker::new(config.redact.clone())),
         table: Table::built_in()?,
         config: reloaded.drift.clone(),
         nvml_disabled: config.nvml.disabled,

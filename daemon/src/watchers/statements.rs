@@ -135,7 +135,7 @@ impl Statements {
             Err(error) => return Made::Not(error.to_string()),
         };
         let Some((mut facts, read_ns)) = self.facts(due, turns, stop) else { return Made::Stopping };
-        if run.owner_uid != 0 {
+        if !gets_identity(run) {
             hide_identity(&mut facts, &self.table);
         }
         let manifest = match claims(self.log.path(), run.id) {
@@ -181,7 +181,7 @@ impl Statements {
         };
         let of_run = cgroup.filter(|_| why.is_none()).map(|cgroup| RunFacts::of(run, cgroup, &self.table));
         let reads = of_run.is_some();
-        let mut facts = self.read(of_run, turns.permit(run.owner_uid, reads), stop)?;
+        let mut facts = self.read(run, of_run, turns.permit(run.owner_uid, reads), stop)?;
         let is_read = |facts: &[Fact]| facts.iter().any(|fact| fact.path == "run/processes" && fact.value.is_ok());
         if reads && is_read(&facts) {
             return Some((facts, Some(now)));
@@ -196,11 +196,12 @@ impl Statements {
         Some((facts, read_ns))
     }
 
-    fn read(&self, of_run: Option<RunFacts>, permit: Arc<()>, stop: &AtomicBool) -> Option<Vec<Fact>> {
+    fn read(&self, of: &Run, of_run: Option<RunFacts>, permit: Arc<()>, stop: &AtomicBool) -> Option<Vec<Fact>> {
         let about = {
             let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
             NodeFacts::of(&node, self.nvml_disabled, &self.boot_id)
         };
+        let about = NodeFacts { with_ima: gets_identity(of), ..about };
         match self.worker.start(about, of_run, permit) {
             Ok(asked) => asked.facts_until(stop),
             Err(error) => {
@@ -213,6 +214,11 @@ impl Statements {
     fn cgroup(&self, run: RunId) -> Option<Unopened> {
         Some(self.registry.get(run)?.cgroup.unopened())
     }
+}
+
+/// Whether the statements of a run have what identifies the node.
+fn gets_identity(run: &Run) -> bool {
+    run.owner_uid == 0
 }
 
 /// What is stated of a run that was never read.
