@@ -4,7 +4,7 @@
 use super::{Losses, Lost, PAUSE};
 use crate::commands::scrape::owner;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -19,42 +19,68 @@ use tokio::{
 const PACKET: usize = 8 << 10;
 /// A datagram that the gateway does not take within this time is lost. Meanwhile the kernel queues some.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For how long it counts that a sender is of the run, or is not.
+/// For how long it counts that a socket is of the run, or is not. A socket has its own number: another one at the same address, bound
+/// after it was closed, is looked up anew.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// Senders that are remembered, of each kind.
+/// Sockets that are remembered, of each kind.
 const SENDERS: usize = 1_024;
+/// Datagrams whose senders are looked up at once: the kernel lists all sockets each time.
+const BATCH: usize = 64;
 
 /// Carries datagrams for ever.
 pub(super) async fn receive(socket: UdpSocket, gateway: PathBuf) {
     let (mut senders, losses, mut to) = (Senders::default(), Losses::default(), None);
     let mut buffer = vec![0; PACKET + 1];
     loop {
-        let Ok((read, sender)) = socket.recv_from(&mut buffer).await else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
+        let datagrams = match batch(&socket, &mut buffer, &losses).await {
+            Ok(datagrams) if datagrams.is_empty() => continue,
+            Ok(datagrams) => datagrams,
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
         };
-        if read > PACKET {
-            losses.report(Lost::Large, &format!("a datagram of more than {PACKET} bytes is lost"));
-            continue;
-        }
-        match senders.is_own(sender).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let text = format!(
-                    "a datagram from {sender} is refused: its socket is not open, or not of a process of this run"
-                );
-                losses.report(Lost::Stranger, &text);
-                continue;
+        // After they were received: whoever binds an address later has sent none of them.
+        let own = senders.own(datagrams.iter().map(|(sender, _)| *sender).collect()).await;
+        for (sender, datagram) in datagrams {
+            match own.get(&sender) {
+                Some(Ok(true)) => {}
+                Some(Err(why)) => {
+                    losses.report(Lost::Tables, &format!("a datagram from {sender} is refused: {why}"));
+                    continue;
+                }
+                Some(Ok(false)) | None => {
+                    let text = format!(
+                        "a datagram from {sender} is refused: its socket is not open, or not of a process of this run"
+                    );
+                    losses.report(Lost::Stranger, &text);
+                    continue;
+                }
             }
-            Err(why) => {
-                losses.report(Lost::Tables, &format!("a datagram from {sender} is refused: {why}"));
-                continue;
+            if let Err(why) = send(&mut to, &gateway, &datagram).await {
+                losses.report(Lost::Gateway, &format!("a datagram is lost: {}: {why}", gateway.display()));
             }
-        }
-        if let Err(why) = send(&mut to, &gateway, &buffer[..read]).await {
-            losses.report(Lost::Gateway, &format!("a datagram is lost: {}: {why}", gateway.display()));
         }
     }
+}
+
+/// Waits for a datagram, and takes those that are there with it.
+async fn batch(socket: &UdpSocket, buffer: &mut [u8], losses: &Losses) -> std::io::Result<Vec<(SocketAddr, Vec<u8>)>> {
+    let mut datagrams = Vec::new();
+    let mut next = Ok(socket.recv_from(buffer).await?);
+    for left in (0..BATCH).rev() {
+        let Ok((read, sender)) = next else { break };
+        if read > PACKET {
+            losses.report(Lost::Large, &format!("a datagram of more than {PACKET} bytes is lost"));
+        } else {
+            datagrams.push((sender, buffer[..read].to_vec()));
+        }
+        if left == 0 {
+            break;
+        }
+        next = socket.try_recv_from(buffer);
+    }
+    Ok(datagrams)
 }
 
 /// Sends a frame. A connection that the gateway has closed is made anew, once.
@@ -80,42 +106,62 @@ async fn send(to: &mut Option<UnixStream>, gateway: &Path, datagram: &[u8]) -> R
     Ok(())
 }
 
-/// Who was looked up, and when. Strangers take no place of a sender of the run.
+/// The numbers of sockets, ascending.
+type Sockets = Vec<u64>;
+
+/// Which sockets were looked up, and when. Those of strangers take no place of those of the run.
 #[derive(Debug, Default)]
 struct Senders {
-    own: BTreeMap<SocketAddr, Instant>,
-    strangers: BTreeMap<SocketAddr, Instant>,
+    own: BTreeMap<Sockets, Instant>,
+    strangers: BTreeMap<Sockets, Instant>,
 }
 
 impl Senders {
-    async fn is_own(&mut self, sender: SocketAddr) -> Result<bool, String> {
+    /// Of each address, whether processes of the run hold every socket that is there now.
+    async fn own(&mut self, addresses: BTreeSet<SocketAddr>) -> BTreeMap<SocketAddr, Result<bool, String>> {
+        let all = addresses.clone();
+        let listed = tokio::task::spawn_blocking(move || owner::at(&all)).await;
+        let mut listed = match listed.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(listed) => listed,
+            Err(why) => return addresses.into_iter().map(|address| (address, Err(why.clone()))).collect(),
+        };
+        let mut own = BTreeMap::new();
+        for address in addresses {
+            own.insert(address, self.is_own(listed.remove(&address).unwrap_or_default()).await);
+        }
+        own
+    }
+
+    async fn is_own(&mut self, sockets: Vec<(u64, u32)>) -> Result<bool, String> {
         let now = Instant::now();
-        if let Some(own) = self.known(sender, now) {
+        let mut numbers: Sockets = sockets.iter().map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        if let Some(own) = self.known(&numbers, now) {
             return Ok(own);
         }
-        let looked = tokio::task::spawn_blocking(move || owner::sends(sender)).await;
+        let looked = tokio::task::spawn_blocking(move || owner::all_own(sockets)).await;
         let own = looked.unwrap_or_else(|error| Err(error.to_string()))?;
-        self.remember(sender, own, now);
+        self.remember(numbers, own, now);
         Ok(own)
     }
 
-    fn known(&self, sender: SocketAddr, now: Instant) -> Option<bool> {
-        let is_in = |all: &BTreeMap<_, _>| all.get(&sender).is_some_and(|at| is_recent(*at, now));
+    fn known(&self, sockets: &Sockets, now: Instant) -> Option<bool> {
+        let is_in = |all: &BTreeMap<_, _>| all.get(sockets).is_some_and(|at| is_recent(*at, now));
         if is_in(&self.own) {
             return Some(true);
         }
         is_in(&self.strangers).then_some(false)
     }
 
-    fn remember(&mut self, sender: SocketAddr, own: bool, now: Instant) {
+    fn remember(&mut self, sockets: Sockets, own: bool, now: Instant) {
         let (all, others) =
             if own { (&mut self.own, &mut self.strangers) } else { (&mut self.strangers, &mut self.own) };
-        others.remove(&sender);
+        others.remove(&sockets);
         if all.len() >= SENDERS {
             all.retain(|_, at| is_recent(*at, now));
         }
         if all.len() < SENDERS {
-            all.insert(sender, now);
+            all.insert(sockets, now);
         }
     }
 }
@@ -154,23 +200,45 @@ mod tests {
     #[test]
     fn strangers_take_no_place_of_a_sender_of_the_run() {
         let (mut senders, now) = (Senders::default(), Instant::now());
-        let at = |port: usize| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-        for port in 1..=2 * SENDERS {
-            senders.remember(at(port), false, now);
+        let at = |number: usize| vec![number as u64];
+        for number in 1..=2 * SENDERS {
+            senders.remember(at(number), false, now);
         }
         senders.remember(at(9_000), true, now);
         senders.remember(at(1), true, now);
-        assert_eq!((senders.known(at(9_000), now), senders.known(at(1), now)), (Some(true), Some(true)));
-        assert_eq!((senders.known(at(2), now), senders.known(at(2 * SENDERS), now)), (Some(false), None));
-        assert_eq!(senders.known(at(2), now + KNOWN_FOR), None);
+        assert_eq!((senders.known(&at(9_000), now), senders.known(&at(1), now)), (Some(true), Some(true)));
+        assert_eq!((senders.known(&at(2), now), senders.known(&at(2 * SENDERS), now)), (Some(false), None));
+        assert_eq!(senders.known(&at(2), now + KNOWN_FOR), None);
     }
 
     #[tokio::test]
-    async fn a_sender_that_has_closed_its_socket_is_not_of_the_run() {
+    async fn a_sender_that_has_closed_its_socket_is_not_of_the_run_any_more() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        assert_eq!(Senders::default().is_own(address).await, Ok(true));
+        let mut senders = Senders::default();
+        assert_eq!(senders.own([address].into()).await[&address], Ok(true));
+        assert_eq!(senders.own.len(), 1, "its socket is remembered");
         drop(socket);
-        assert_eq!(Senders::default().is_own(address).await, Ok(false));
+        // At once, and whoever binds the address then.
+        assert_eq!(senders.own([address].into()).await[&address], Ok(false));
+    }
+
+    #[tokio::test]
+    async fn datagrams_that_are_there_are_taken_together() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let here = socket.local_addr().unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for n in 0..3_u8 {
+            client.send_to(&[n], here).await.unwrap();
+        }
+        client.send_to(&[9; PACKET + 1], here).await.unwrap();
+        client.send_to(&[3], here).await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < 4 {
+            let taken = batch(&socket, &mut vec![0; PACKET + 1], &Losses::default()).await.unwrap();
+            got.extend(taken.into_iter().map(|(sender, bytes)| (sender.port(), bytes)));
+        }
+        let port = client.local_addr().unwrap().port();
+        assert_eq!(got, (0..4).map(|n| (port, vec![n])).collect::<Vec<_>>());
     }
 }

@@ -8,7 +8,10 @@ use procfs::{
     net::{TcpNetEntry, TcpState, UdpNetEntry},
     process::{FDTarget, Process},
 };
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 /// The listening sockets of the port, all of which processes of the run hold.
 pub(super) fn of(address: SocketAddr) -> Result<BTreeSet<u64>, String> {
@@ -31,15 +34,20 @@ pub(in crate::commands) fn connected(peer: SocketAddr, here: SocketAddr) -> Resu
     all_own(sockets)
 }
 
-/// Whether processes of the run hold every socket that can have sent a datagram from `sender`.
-pub(in crate::commands) fn sends(sender: SocketAddr) -> Result<bool, String> {
-    let is = |entry: &UdpNetEntry| is_at(entry.local_address, sender);
-    all_own(udp()?.filter(is).map(|entry| (entry.inode, entry.uid)).collect())
+/// The sockets, with their users, that can have sent a datagram from each of these addresses.
+pub(in crate::commands) fn at(senders: &BTreeSet<SocketAddr>) -> Result<BTreeMap<SocketAddr, Vec<(u64, u32)>>, String> {
+    let mut found: BTreeMap<SocketAddr, Vec<(u64, u32)>> = BTreeMap::new();
+    for UdpNetEntry { local_address, inode, uid, .. } in udp()? {
+        for sender in senders.iter().filter(|sender| is_at(local_address, **sender)) {
+            found.entry(*sender).or_default().push((inode, uid));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether there is one, and processes of the run hold all of them. Sockets of other users are refused without a look at processes, of
 /// which strangers could ask for many.
-fn all_own(sockets: Vec<(u64, u32)>) -> Result<bool, String> {
+pub(in crate::commands) fn all_own(sockets: Vec<(u64, u32)>) -> Result<bool, String> {
     let me = nix::unistd::geteuid();
     if sockets.is_empty() || sockets.iter().any(|(_, uid)| !me.is_root() && *uid != me.as_raw()) {
         return Ok(false);
@@ -142,9 +150,10 @@ mod tests {
         assert_eq!(connected(peer, here), Ok(false));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let sender = socket.local_addr().unwrap();
-        assert_eq!(sends(sender), Ok(true));
+        let sends = || all_own(at(&[sender].into())?.remove(&sender).unwrap_or_default());
+        assert_eq!(sends(), Ok(true));
         drop(socket);
-        assert_eq!(sends(sender), Ok(false));
+        assert_eq!(sends(), Ok(false));
     }
 
     #[test]
