@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 /// Scales that OpenTelemetry's SDKs use.
 const SCALES: std::ops::RangeInclusive<i32> = -10..=20;
 
+/// Most buckets that are not empty: with a gap before each of them, the one around zero, and what is below and above, they are at
+/// most [`BUCKETS`] listed ones.
+const MOST: usize = (BUCKETS - 4) / 2;
+
 /// Counts by bucket; empty ones are left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exponential {
@@ -29,7 +33,8 @@ impl Exponential {
         negative: (i32, &[u64]),
     ) -> Option<Exponential> {
         let is_valid = SCALES.contains(&scale) && zero_threshold.is_finite() && zero_threshold >= 0.0;
-        if !is_valid || positive.1.len() + negative.1.len() > BUCKETS / 2 {
+        let used = |counts: &[u64]| counts.iter().filter(|count| **count > 0).count();
+        if !is_valid || used(positive.1) + used(negative.1) > MOST {
             return None;
         }
         let buckets = |(first, counts): (i32, &[u64])| {

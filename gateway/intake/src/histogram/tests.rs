@@ -157,6 +157,20 @@ fn an_exponential_histogram_has_its_exact_bounds() {
 }
 
 #[test]
+fn an_exponential_histogram_with_as_many_separate_buckets_as_are_taken_has_an_interval() {
+    let most = (BUCKETS - 4) / 2;
+    // Every other bucket is empty, so that each has a gap before it.
+    let separate = |n: usize| (0..2 * n).map(|at| u64::from(at % 2 == 1)).collect::<Vec<_>>();
+    let (positive, negative) = (separate(most / 2), separate(most - most / 2));
+    let counts = exponential(3, 1, (0, &positive), (0, &negative));
+    let interval = Earlier::default().interval("h", delta(counts)).unwrap();
+    assert_eq!(interval.counts.total(), most as u64 + 1);
+    assert_eq!(interval.counts.counts.len(), 2 * (most + 1) + 1);
+    let more = separate(most / 2 + 1);
+    assert_eq!(Exponential::new(3, 1, 0.0, (0, &more), (0, &negative)), None);
+}
+
+#[test]
 fn an_exponential_histogram_that_lowers_its_scale_goes_on() {
     let mut earlier = Earlier::default();
     let first = exponential(1, 0, (0, &[1, 1, 1, 1]), (-3, &[1]));

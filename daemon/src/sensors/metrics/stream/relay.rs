@@ -29,7 +29,7 @@ const REASONS: &[(&str, &str)] = &[
     ("size", "the request is too large"),
     ("rate", "the sample rate is not above 0 and at most 1"),
     ("encoding", "the request has a content type or a compression that is not taken"),
-    ("buckets", "the buckets of a histogram are not in order, or more than 512"),
+    ("buckets", "the buckets of a histogram are not in order, or too many"),
     ("away", "failsafed did not answer when they were reported: they may be lost"),
 ];
 
