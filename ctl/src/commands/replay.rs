@@ -182,6 +182,7 @@ fn against_log(
             Ok(entries) => Audit::of(given, &entries)?,
             Err(why) => Audit::skipped(why),
         };
+        let audit = Audit { named: log.is_some(), ..audit };
         if !audit.unsettled || Instant::now() >= until {
             return Ok(audit);
         }

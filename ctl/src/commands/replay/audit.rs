@@ -88,6 +88,8 @@ pub(in crate::commands) struct Audit {
     pub unsettled: bool,
     /// Why nothing was compared.
     pub skipped: Option<String>,
+    /// The caller named the log.
+    pub named: bool,
 }
 
 /// One daemon's time with the run, as the log has it.

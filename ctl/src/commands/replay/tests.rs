@@ -128,6 +128,16 @@ fn a_recording_replays_to_the_same_decisions() {
 }
 
 #[test]
+fn a_log_that_the_caller_named_and_that_has_nothing_of_the_run_is_no_whole_result() {
+    let (run, entries) = recorded(LOSSES);
+    let file = write(&run, &entries, true);
+    for (named, expected) in [(false, Exit::Done), (true, Exit::Partial)] {
+        let audit = || Audit { named, ..Audit::skipped("the audit log has no beginning of the run") };
+        assert_eq!(judge_against(&file.path, None, |_| Ok(audit())).unwrap().exit(), expected);
+    }
+}
+
+#[test]
 fn a_changed_decision_is_found() {
     let (run, mut entries) = recorded(LOSSES);
     let changed = entries.iter_mut().filter_map(|e| if let Recorded::Decision(d) = e { Some(d) } else { None }).nth(1);
