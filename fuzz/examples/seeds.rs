@@ -6,10 +6,10 @@ mod bundle;
 
 use bundle::{Name, archive};
 use ed25519_dalek::{Signer as _, SigningKey};
-use failsafe_attest::{About, Fact, Json, Pcrs, PublicKey, Scope, Statement, Table, reference::Reference, seal};
+use failsafe_attest::{About, Fact, Json, Pcrs, PublicKey, Scope, Statement, Table, TpmKey, reference::Reference, seal};
 use failsafe_journal::{
     AuditLog, Draft, Entry, Stamp,
-    segments::Builder,
+    segments::{Builder, CATALOG_FILE},
     storage::{LOG_FILE, Layout, LogFolder},
     tree::{SignedTree, extends::extends, prove::prove},
 };
@@ -113,10 +113,50 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("segment_index", &[index.index().encode()])?;
     write("bundle", &[tar])?;
     let line = format!("{} {} node\n", public.id(), public.base64());
+    write("keys", &[line.clone().into_bytes(), keys(&line)?.into_bytes()])?;
     write("envelope", &[envelope, payload.into_bytes(), line.into_bytes()])?;
+    write("ima", &ima()?)?;
+    write("catalog", &[catalog()?])?;
     let recordings = Path::new("../tests/fixtures/recordings");
     write("recording", &[fs::read(recordings.join("v9.fsrec"))?])?;
     Ok(())
+}
+
+/// A list of allowed keys with a key of a TPM, a certificate of its endorsement key, and one that was activated.
+fn keys(line: &str) -> Result<String, Box<dyn Error>> {
+    // The point from which the keys of P-256 are made.
+    let point = "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                 4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    let point: [u8; 64] = hex::decode(point)?.try_into().map_err(|_| "a point")?;
+    let key = TpmKey::of(Public::of_point(&point))?;
+    let (id, base64) = (key.id(), key.base64());
+    // 0x30 0x81 0x80, and 128 bytes.
+    let certificate = format!("MIGA{}=", "A".repeat(171));
+    let other = format!("MIGA{}A=", "B".repeat(170));
+    Ok(format!("# a node\n{line}{id} tpm:{base64} node\n{id} ek:{certificate} RSA\n{id} ek:{other} activated RSA\n"))
+}
+
+/// Lists behind the value of the PCR.
+fn ima() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    let folder = Path::new("../tests/fixtures/ima");
+    let pcr = hex::decode(fs::read_to_string(folder.join("pcr10"))?.trim())?;
+    let lists = ["ascii_runtime_measurements", "binary_runtime_measurements", "binary_runtime_measurements_sha256"];
+    lists.iter().map(|name| Ok([pcr.clone(), fs::read(folder.join(name))?].concat())).collect()
+}
+
+/// The catalog of a log with three sealed segments.
+fn catalog() -> Result<Vec<u8>, Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let layout = Layout { segment_bytes: 1, reserve_bytes: 0, ..Layout::default() };
+    let stamp = |n| Stamp { wall_ns: n, mono_ns: n, boot_id: "b".into() };
+    let (mut log, _) = AuditLog::open(LogFolder::open(dir.path(), layout)?, &stamp(0))?;
+    for n in 0..3 {
+        log.append(&Draft::new("run", stamp(n), serde_json::json!({ "n": n })).run(format!("run-{n}")))?;
+        log.commit()?;
+        log.seal_if_due(stamp(n));
+        log.commit()?;
+    }
+    Ok(fs::read(dir.path().join(CATALOG_FILE))?)
 }
 
 /// A quote, the public area of a key, a signature, and answers of a TPM.

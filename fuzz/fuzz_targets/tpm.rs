@@ -1,7 +1,7 @@
 //! Structures of a TPM, as a quote in a file has them, and answers of a TPM to each command.
 #![no_main]
 
-use failsafe_tpm::{Public, Quoted, Tpm, Transport, signature};
+use failsafe_tpm::{endorsement::structure, Public, Quoted, Tpm, Transport, signature};
 use libfuzzer_sys::fuzz_target;
 use std::io;
 
@@ -25,9 +25,13 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(quoted) = Quoted::parse(bytes) {
         assert!(quoted.pcrs.is_sorted_by(|one, next| one < next) && quoted.qualifying.len() <= 64);
     }
+    if let Ok(certificate) = structure(bytes) {
+        assert_eq!(structure(certificate), Ok(certificate));
+    }
     let _signature = signature(bytes);
     let tpm = || Tpm::new(Answers(bytes, 8));
     let _about = tpm().about();
+    let _endorsements = tpm().endorsements();
     let _counter = tpm().counter();
     let _counted = tpm().count();
     let _pcrs = tpm().pcrs(&[0, 7, 10]);
