@@ -67,8 +67,10 @@ pub const STATE_DIR: &str = "/var/lib/failsafe";
                   `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
                   `policy would` 30 denied, 31 known on the node only; \
                   `log consistency`, `log witness cosign` 25 forked, 26 shortened, 27 old checkpoint; \
-                  `attest verify`, `incident verify` 7 not valid, 15 key not checked, 28 PCRs differ; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
-                  differ, 22 cannot know; \
+                  `attest verify`, `incident verify` 7 not valid, 15 key not checked; \
+                  `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results differ, 22 cannot know; \
+                  `attest verify --expect` also 20 to 22, and 28 PCRs differ; `--tpm-roots` 7 a certificate is not valid, 22 not activated; \
+                  `--ima` 28 the list does not give PCR 10; `attest common` 23 nothing shared; `attest preflight` 24 warnings; \
                   `run` ends as its command does (126 not executable, 127 not found)."
 )]
 pub struct Args {

@@ -131,6 +131,18 @@ fn a_pcr_that_differs_from_its_reference_value_is_named_and_has_an_exit_code() -
         fs::write(&keys, software)?;
         let (code, answer, _) = verify(node, &good, &against)?;
         ensure!(code == 22 && answer["expected"]["pcrs"]["verdict"] == "cannot-know", "{code} {answer:#}");
+
+        // So reference values that are made with this list have no PCRs, and a comparison with them compares none.
+        let without = node.file("without.json").display().to_string();
+        let args = ["attest", "expect", &good, "--keys", &keys, "-o", &without, "--require-pcrs"];
+        let refused = node.ctl(args)?.expect(22)?;
+        ensure!(refused.err.contains("no PCRs") && !Path::new(&without).exists(), "{}", refused.err);
+        node.ctl(args[..7].iter().copied().chain(ignored))?.expect(0)?;
+        let against = ["--keys", &keys, "--expect", &without];
+        let (code, answer, _) = verify(node, &good, &against)?;
+        ensure!(code == 0 && answer["expected"]["pcrs"]["verdict"] == "no-reference", "{code} {answer:#}");
+        let (code, _, _) = verify(node, &good, &[&against[..], &["--require-pcrs"]].concat())?;
+        ensure!(code == 22, "{code}");
         Ok(())
     })
 }
@@ -185,7 +197,7 @@ fn a_tpm_key_is_enrolled_by_credential_activation_as_documented_and_its_maker_is
         let without = node.file("without").display().to_string();
         fs::write(&without, plain.join("\n"))?;
         let (code, _, err) = verify(node, &file, &["--keys", &without, "--tpm-roots", &roots])?;
-        ensure!(code == 7 && err.contains("has no EK certificate of TPM key"), "{code} {err}");
+        ensure!(code == 22 && err.contains("has no EK certificate of TPM key"), "{code} {err}");
 
         node.stop()?;
         let folder = node.file("enrolment");
@@ -228,27 +240,32 @@ fn a_list_of_ima_is_replayed_against_the_quoted_pcr_10() -> Result<()> {
         let keys = node.file("keys").display().to_string();
         fs::write(&keys, node.ctl(["attest", "key", "show"])?.expect(0)?.out)?;
         let (file, _) = attest(node, "node.json", &[])?;
-        let write = |name: &str, text: &str| -> Result<String> {
+        let write = |name: &str, text: &[u8]| -> Result<String> {
             fs::write(node.file(name), text)?;
             Ok(node.file(name).display().to_string())
         };
         let first = list.lines().next().context("an entry")?;
-        let good = write("ima", &format!("{list}{first}\n"))?;
+        let good = write("ima", format!("{list}{first}\n").as_bytes())?;
         let (code, answer, err) = verify(node, &file, &["--keys", &keys, "--ima", &good])?;
-        let expected = serde_json::json!({ "file": good, "entries": 8, "later": 1, "violations": 1 });
+        let expected = serde_json::json!({ "file": good, "entries": 8, "later": 1, "other_pcrs": 0, "violations": 1 });
         ensure!(code == 0 && answer["ima"] == expected, "{code} {answer:#} {err}");
         let page = node.ctl(["attest", "verify", &file, "--keys", &keys, "--ima", &good])?.expect(0)?.out;
         ensure!(page.contains("IMA list agrees with the quote: PCR 10 covers 8 entries"), "{page}");
 
+        let binary = write("binary", include_bytes!("../../fixtures/ima/binary_runtime_measurements"))?;
+        let (code, answer, err) = verify(node, &file, &["--keys", &keys, "--ima", &binary])?;
+        ensure!(code == 0 && answer["ima"]["entries"] == 8, "{code} {answer:#} {err}");
+
         let (code, _, err) = verify(node, &file, &["--ima", &good])?;
         ensure!(code == 2 && err.contains("--keys"), "{code} {err}");
-        let cut = write("cut", &list[..list.len() / 2][..list[..list.len() / 2].rfind('\n').context("a line")?])?;
+        let end = list[..list.len() / 2].rfind('\n').context("a line")?;
+        let cut = write("cut", list[..end].as_bytes())?;
         let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &cut])?;
         ensure!(code == 28 && err.contains("PCR 10 has the quoted value"), "{code} {err}");
-        let altered = write("altered", &list.replacen("/usr/bin/curl", "/usr/bin/card", 1))?;
+        let altered = write("altered", list.replacen("/usr/bin/curl", "/usr/bin/card", 1).as_bytes())?;
         let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &altered])?;
         ensure!(code == 28 && err.contains("the line was altered"), "{code} {err}");
-        let other = write("other", "no list\n")?;
+        let other = write("other", b"no list\n")?;
         let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &other])?;
         ensure!(code == 2 && err.contains("line 1: expected `PCR TEMPLATE-HASH TEMPLATE DATA`"), "{code} {err}");
         Ok(())
@@ -264,6 +281,11 @@ fn a_node_without_a_tpm_states_that_it_has_none() -> Result<()> {
         let predicate = &answer["statement"]["predicate"];
         ensure!(predicate["tpm"]["status"] == "absent" && answer["tpm_quote"]["status"] == "none", "{answer:#}");
         ensure!(predicate["digests"]["result"]["unknown"] == 0, "{answer:#}");
+        // Whether IMA is on is known only where securityfs is mounted. Everything else is, the TPM too.
+        let factors = predicate["factors"].as_array().context("no factors")?;
+        let of_ima = |one: &&Value| one["path"].as_str().is_some_and(|path| path.starts_with("node/ima/"));
+        let unknown = factors.iter().filter(of_ima).filter(|one| one["status"] != "ok").count();
+        ensure!(predicate["digests"]["full"]["unknown"] == unknown, "{answer:#}");
         let listed = node.ctl(["attest", "key", "show"])?.expect(0)?.out;
         ensure!(listed.contains("# no TPM key: the node has no TPM"), "{listed}");
         Ok(())
