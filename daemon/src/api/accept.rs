@@ -127,9 +127,13 @@ impl Acceptor {
         // Without credentials nobody can be held to a limit.
         let Ok(credentials) = peercred::credentials(&stream) else { return };
         let share = self.authority.share(&credentials, &stream, &self.registry);
+        let is_gateway = self.authority.is_gateway(&credentials, &self.registry);
         let lane = if share.is_reserved() { &self.reserved } else { &self.ordinary };
         let incoming = match self.connections.take(share) {
-            Ok(permit) => Incoming::Serve(Arrival { stream, peer: Peer::new(share, permit, self.timeouts.clone()) }),
+            Ok(permit) => {
+                let peer = Peer::new(share, is_gateway, permit, self.timeouts.clone());
+                Incoming::Serve(Arrival { stream, peer })
+            }
             Err(exceeded) => match farewells.take(share) {
                 Ok(permit) => Incoming::Refuse(Refusal { stream, why: exceeded.to_string(), _permit: permit }),
                 Err(_) => return,

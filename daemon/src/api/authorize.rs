@@ -10,7 +10,7 @@
 use super::{
     connection::Maker,
     limits::Share,
-    remote::{self, Remote},
+    remote::{self, Called, Remote},
 };
 use crate::{
     config::{Gateway, RemoteRole, Roles},
@@ -204,6 +204,21 @@ impl Authority {
             return Share::Reserved(peer.uid());
         }
         Share::User(peer.uid())
+    }
+
+    /// Whether the gateway makes a new connection. What it may do is decided later, for each request.
+    pub fn is_gateway(&self, peer: &UnixCredentials, runs: &Registry) -> bool {
+        let Some(gateway) = self.gateway.as_ref().filter(|gateway| gateway.uid == peer.uid()) else { return false };
+        let pid = u32::try_from(peer.pid()).ok();
+        let cgroup = pid.and_then(|pid| ProcFs::default().cgroup(pid).ok().flatten());
+        cgroup.is_some_and(|cgroup| cgroup.starts_with(&gateway.cgroup) && runs.inside(&cgroup).is_none())
+    }
+
+    /// The remote identity for which a request of the gateway counts: the first with a role, as in [`Authority::principal`].
+    pub fn identity(&self, called: &Called) -> Option<String> {
+        let identities = called.identities().ok()?;
+        let roles = self.roles.read().unwrap_or_else(PoisonError::into_inner);
+        roles.first(&identities).map(|(name, _)| name.to_owned())
     }
 
     fn in_group(&self, now: &Now) -> bool {

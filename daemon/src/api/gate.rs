@@ -8,6 +8,7 @@
 //! share are refused by no limit.
 
 use super::{
+    authorize::Authority,
     limits::{Limit, Permit, Rate, Share},
     peer::{Info, Peer, UnderWay},
     remote::Called,
@@ -171,12 +172,13 @@ impl Deadline {
 pub struct Gate<S> {
     inner: S,
     gates: Arc<Gates>,
+    authority: Arc<Authority>,
 }
 
 impl<S> Gate<S> {
     /// Before `inner`.
-    pub fn new(inner: S, gates: Arc<Gates>) -> Gate<S> {
-        Gate { inner, gates }
+    pub fn new(inner: S, gates: Arc<Gates>, authority: Arc<Authority>) -> Gate<S> {
+        Gate { inner, gates, authority }
     }
 }
 
@@ -199,13 +201,14 @@ where
         let Some(Info { maker, peer }) = request.extensions_mut().remove::<Info>() else {
             return refuse(ErrorReason::Internal.status("the connection has no maker"));
         };
-        let under_way = peer.begin();
+        let called = Called::of(request.uri().path(), request.headers());
+        let identity = if peer.is_gateway() { self.authority.identity(&called) } else { None };
+        let under_way = peer.begin(identity.as_deref());
         let permit = match self.gates.enter(self.gates.methods.kind(request.uri().path()), peer.share()) {
             Ok(permit) => permit,
             Err(why) => return refuse(ErrorReason::LimitReached.status(why)),
         };
         let deadline = Deadline::read(request.headers());
-        let called = Called::of(request.uri().path(), request.headers());
         request.extensions_mut().insert(called);
         request.extensions_mut().insert(maker);
         request.extensions_mut().insert::<Arc<Peer>>(peer);

@@ -1,7 +1,9 @@
-//! How fast requests may come. A user has one pace for all connections. Each connection of the reserved share has a pace of its
-//! own; beyond a few requests, all of them together also have one, so that a thousand clients of root do not delay a freeze.
+//! How fast requests may come. A user has one pace for all connections, and so has a remote identity. Each connection of the
+//! reserved share has a pace of its own. Beyond a few requests, all of the reserved share together also have one, and so have all
+//! remote identities: a thousand clients of root do not delay a freeze by root, nor other remote clients one by a remote operator.
 //!
-//! Invariants: a connection that makes few requests never waits for others; any other one waits for them at most [`LONGEST`].
+//! Invariants: who makes few requests never waits for others; who takes turns waits for the others at most [`LONGEST`]; there are
+//! no more paces than connections. A name of a remote identity comes from the gateway, and has a role.
 
 use super::limits::{Bucket, PerSecond, Share};
 use std::{
@@ -10,33 +12,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a connection of the reserved share may ask before it takes turns with the others.
+/// What a client that takes turns may ask before it does.
 const FREE: PerSecond = PerSecond { rate: 1, burst: 16 };
-/// The pace of all connections of the reserved share together is this many times that of one.
+/// The pace of all clients that take turns together is this many times that of one.
 const TOGETHER: u32 = 10;
 /// The longest wait for a turn: a connection that asks often may also send a command. It bounds the queue too.
 const LONGEST: Duration = Duration::from_millis(250);
+/// The resolution of the event loop's timer. A wait that is shorter would be rounded up to it.
+const TIMER: Duration = Duration::from_millis(1);
 
 /// The paces of all who have connections.
 #[derive(Debug)]
 pub struct Paces {
     pace: PerSecond,
-    users: Mutex<BTreeMap<u32, Weak<Mutex<Bucket>>>>,
+    users: Mutex<BTreeMap<u32, Weak<Client>>>,
+    identities: Mutex<BTreeMap<String, Weak<Client>>>,
     reserved: Arc<Turns>,
+    remote: Arc<Turns>,
 }
 
-/// Turns of the reserved share, at equal distances.
+/// The turns of clients that together have one pace, one after the other at equal distances.
 #[derive(Debug)]
 struct Turns {
     distance: Duration,
     next: Mutex<Instant>,
 }
 
-/// The pace of one connection.
+/// Whatever has one pace: a user, a remote identity, or a connection of the reserved share.
 #[derive(Debug)]
-pub struct Pace {
-    bucket: Arc<Mutex<Bucket>>,
-    reserved: Option<(Arc<Turns>, Mutex<Taken>)>,
+struct Client {
+    bucket: Mutex<Bucket>,
+    turns: Option<(Arc<Turns>, Mutex<Taken>)>,
 }
 
 #[derive(Debug)]
@@ -46,45 +52,76 @@ struct Taken {
     turn: Instant,
 }
 
+/// The pace of one connection.
+#[derive(Debug)]
+pub struct Pace {
+    /// Of whom its last request was; at first, who made the connection.
+    client: Mutex<Arc<Client>>,
+    maker: Arc<Client>,
+}
+
 impl Paces {
     /// The same for every user.
     pub fn new(pace: PerSecond) -> Paces {
         let distance = Duration::from_secs(1) / pace.rate.saturating_mul(TOGETHER).max(1);
-        let reserved = Arc::new(Turns { distance, next: Mutex::new(Instant::now()) });
-        Paces { pace, users: Mutex::default(), reserved }
+        let turns = || Arc::new(Turns { distance, next: Mutex::new(Instant::now()) });
+        let (users, identities) = Default::default();
+        Paces { pace, users, identities, reserved: turns(), remote: turns() }
     }
 
     /// That of a new connection.
     pub fn of(&self, share: Share, now: Instant) -> Pace {
-        let new = || Arc::new(Mutex::new(Bucket::new(self.pace, now)));
-        let Share::User(uid) = share else {
-            let taken = Taken { free: Bucket::new(FREE, now), turn: now };
-            return Pace { bucket: new(), reserved: Some((self.reserved.clone(), Mutex::new(taken))) };
+        let maker = match share {
+            Share::Reserved(_) => Arc::new(Client::new(self.pace, Some(&self.reserved), now)),
+            Share::User(uid) => find(&self.users, &uid, || Client::new(self.pace, None, now)),
         };
-        let mut users = lock(&self.users);
-        if let Some(bucket) = users.get(&uid).and_then(Weak::upgrade) {
-            return Pace { bucket, reserved: None };
-        }
-        users.retain(|_, bucket| bucket.strong_count() > 0);
-        let bucket = new();
-        users.insert(uid, Arc::downgrade(&bucket));
-        Pace { bucket, reserved: None }
+        Pace { client: Mutex::new(maker.clone()), maker }
     }
+
+    /// From now on, the connection has the pace of this remote identity; `None`: that of its maker.
+    pub fn count_for(&self, pace: &Pace, identity: Option<&str>, now: Instant) {
+        let client = match identity {
+            Some(name) => find(&self.identities, &name.to_owned(), || Client::new(self.pace, Some(&self.remote), now)),
+            None => pace.maker.clone(),
+        };
+        *lock(&pace.client) = client;
+    }
+}
+
+/// The client with this key; a new one if nobody has a connection of it. Those of which nobody has one are forgotten.
+fn find<K: Ord + Clone>(
+    clients: &Mutex<BTreeMap<K, Weak<Client>>>,
+    key: &K,
+    new: impl FnOnce() -> Client,
+) -> Arc<Client> {
+    let mut clients = lock(clients);
+    if let Some(client) = clients.get(key).and_then(Weak::upgrade) {
+        return client;
+    }
+    clients.retain(|_, client| client.strong_count() > 0);
+    let client = Arc::new(new());
+    clients.insert(key.clone(), Arc::downgrade(&client));
+    client
 }
 
 impl Turns {
     fn take(&self, now: Instant) -> Instant {
         let mut next = lock(&self.next);
-        *next = ((*next).max(now) + self.distance).min(now + LONGEST);
-        *next
+        let turn = (*next).max(now).min(now + LONGEST);
+        *next = turn + self.distance;
+        turn
     }
 }
 
-impl Pace {
-    /// A request has come.
-    pub fn charge(&self, now: Instant) {
+impl Client {
+    fn new(pace: PerSecond, turns: Option<&Arc<Turns>>, now: Instant) -> Client {
+        let taken = || Mutex::new(Taken { free: Bucket::new(FREE, now), turn: now });
+        Client { bucket: Mutex::new(Bucket::new(pace, now)), turns: turns.map(|turns| (turns.clone(), taken())) }
+    }
+
+    fn charge(&self, now: Instant) {
         lock(&self.bucket).charge(now);
-        if let Some((turns, taken)) = &self.reserved {
+        if let Some((turns, taken)) = &self.turns {
             let mut taken = lock(taken);
             if !taken.free.take(now) {
                 taken.turn = turns.take(now);
@@ -92,11 +129,22 @@ impl Pace {
         }
     }
 
+    fn wait(&self, now: Instant) -> Duration {
+        let debt = lock(&self.bucket).debt(now);
+        let turn = self.turns.as_ref().map(|(_, taken)| lock(taken).turn.saturating_duration_since(now));
+        debt.max(turn.filter(|wait| *wait >= TIMER).unwrap_or_default())
+    }
+}
+
+impl Pace {
+    /// A request has come.
+    pub fn charge(&self, now: Instant) {
+        lock(&self.client).charge(now);
+    }
+
     /// How long the next one waits.
     pub fn wait(&self, now: Instant) -> Duration {
-        let debt = lock(&self.bucket).debt(now);
-        let turn = self.reserved.as_ref().map(|(_, taken)| lock(taken).turn.saturating_duration_since(now));
-        debt.max(turn.unwrap_or_default())
+        lock(&self.client).wait(now)
     }
 }
 
@@ -121,6 +169,7 @@ mod tests {
         let mut waits: Vec<Duration> = crowd.iter().map(|pace| pace.wait(now)).collect();
         waits.sort();
         // 1,000 a second together, one after the other, up to the longest wait.
+        assert_eq!(waits[0], Duration::ZERO, "nobody is before it");
         let gaps: Vec<Duration> = waits[..250].windows(2).map(|two| two[1] - two[0]).collect();
         assert!(gaps.iter().all(|gap| *gap == Duration::from_millis(1)), "{gaps:?}");
         assert_eq!(waits[999], LONGEST);
@@ -137,5 +186,63 @@ mod tests {
         assert!(first.wait(now) > Duration::ZERO && second.wait(now) > Duration::ZERO);
         assert_eq!(paces.of(Share::User(8), now).wait(now), Duration::ZERO);
         assert!(*lock(&paces.reserved.next) <= now);
+    }
+    #[test]
+    fn a_lone_connection_of_root_waits_for_nobody() {
+        let (paces, now) = (Paces::new(PerSecond { rate: 200, burst: 400 }), Instant::now());
+        let lone = paces.of(Share::Reserved(0), now);
+        for n in 0..PACE.burst {
+            // At the pace of all together.
+            let now = now + Duration::from_micros(500) * n;
+            lone.charge(now);
+            assert_eq!(lone.wait(now), Duration::ZERO, "request {n}");
+        }
+    }
+
+    #[test]
+    fn a_remote_identity_has_one_pace_for_all_connections_and_others_do_not_wait_for_it() {
+        let (paces, now) = (Paces::new(PACE), Instant::now());
+        let of = |name: &str| {
+            let pace = paces.of(Share::User(65_534), now);
+            paces.count_for(&pace, Some(name), now);
+            pace
+        };
+        let (first, second, other) = (of("dns:a"), of("dns:a"), of("dns:b"));
+        (0..PACE.burst + 50).for_each(|_| first.charge(now));
+        assert!(first.wait(now) >= Duration::from_millis(500) && second.wait(now) == first.wait(now));
+        other.charge(now);
+        assert_eq!(other.wait(now), Duration::ZERO);
+        assert_eq!(paces.of(Share::User(65_534), now).wait(now), Duration::ZERO, "the gateway itself");
+        paces.count_for(&first, None, now);
+        assert_eq!(first.wait(now), Duration::ZERO, "the gateway asks for itself on this connection");
+    }
+
+    #[test]
+    fn many_remote_identities_take_turns_and_one_with_few_requests_takes_none() {
+        let (paces, now) = (Paces::new(PACE), Instant::now());
+        let of = |name: String| {
+            let pace = paces.of(Share::User(65_534), now);
+            paces.count_for(&pace, Some(&name), now);
+            pace
+        };
+        let crowd: Vec<Pace> = (0..1_000).map(|n| of(format!("dns:{n}"))).collect();
+        for pace in &crowd {
+            (0..=FREE.burst).for_each(|_| pace.charge(now));
+        }
+        assert_eq!(crowd.iter().map(|pace| pace.wait(now)).max(), Some(LONGEST));
+        let operator = of("dns:operator".to_owned());
+        (0..FREE.burst).for_each(|_| operator.charge(now));
+        assert_eq!(operator.wait(now), Duration::ZERO);
+        assert!(*lock(&paces.reserved.next) <= now, "they take no turns of root");
+    }
+
+    #[test]
+    fn what_nobody_has_a_connection_of_is_forgotten() {
+        let (paces, now) = (Paces::new(PACE), Instant::now());
+        let pace = paces.of(Share::User(65_534), now);
+        for n in 0..100 {
+            paces.count_for(&pace, Some(&format!("dns:{n}")), now);
+        }
+        assert!(lock(&paces.identities).len() <= 2, "a connection has one pace at a time");
     }
 }

@@ -41,6 +41,7 @@ pub struct Timeouts {
 #[derive(Debug)]
 pub struct Peer {
     share: Share,
+    is_gateway: bool,
     open: AtomicUsize,
     /// When the last request began or ended, ms since `since`; 0: none came.
     last_ms: AtomicU64,
@@ -52,12 +53,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Of a new connection.
-    pub fn new(share: Share, permit: Permit, timeouts: Timeouts) -> Arc<Peer> {
+    /// Of a new connection. Only of the gateway's connections are requests counted for the remote identities that they name.
+    pub fn new(share: Share, is_gateway: bool, permit: Permit, timeouts: Timeouts) -> Arc<Peer> {
         let since = Instant::now();
         let (pace, cut) = (timeouts.paces.of(share, since), CancellationToken::new());
         let (open, last_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Arc::new(Peer { share, open, last_ms, since, pace, cut, timeouts, _permit: permit })
+        Arc::new(Peer { share, is_gateway, open, last_ms, since, pace, cut, timeouts, _permit: permit })
     }
 
     /// That of a request.
@@ -74,6 +75,11 @@ impl Peer {
         self.share
     }
 
+    /// Whether the gateway made the connection.
+    pub fn is_gateway(&self) -> bool {
+        self.is_gateway
+    }
+
     /// Closes the connection, whatever is under way on it.
     pub fn cut_off(&self) {
         self.cut.cancel();
@@ -84,11 +90,15 @@ impl Peer {
         self.last_ms.store(ms.max(1), Ordering::Relaxed);
     }
 
-    /// A request begins.
-    pub fn begin(self: &Arc<Peer>) -> UnderWay {
+    /// A request begins. `identity`: the remote identity for which the gateway asks.
+    pub fn begin(self: &Arc<Peer>, identity: Option<&str>) -> UnderWay {
         self.note();
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.pace.charge(Instant::now());
+        let now = Instant::now();
+        if self.is_gateway {
+            self.timeouts.paces.count_for(&self.pace, identity, now);
+        }
+        self.pace.charge(now);
         UnderWay(self.clone())
     }
 

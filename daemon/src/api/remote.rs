@@ -64,6 +64,23 @@ impl Called {
         let identities = headers.get_all(IDENTITY).iter().take(MOST + 1).cloned().collect();
         Called { path: path.to_owned(), identities }
     }
+
+    /// The identities that it claims; empty: it claims none.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`: what it claims is no identity.
+    pub fn identities(&self) -> Result<Vec<String>, Status> {
+        let one = |value: &HeaderValue| {
+            let text = value.to_str().ok().filter(|text| is_identity(text));
+            text.map(str::to_owned)
+                .ok_or_else(|| ErrorReason::PermissionDenied.status(format!("{IDENTITY}: no identity")))
+        };
+        let identities: Vec<String> = self.identities.iter().map(one).collect::<Result<_, _>>()?;
+        if identities.len() > MOST {
+            return Err(ErrorReason::PermissionDenied.status(format!("{IDENTITY}: more than {MOST} identities")));
+        }
+        Ok(identities)
+    }
 }
 
 /// A remote identity with its role.
@@ -81,16 +98,7 @@ pub struct Remote {
 /// `PERMISSION_DENIED`: what it claims is no identity. `INTERNAL`: the gate did not see it.
 pub fn claimed<T>(request: &Request<T>) -> Result<Vec<String>, Status> {
     let called = request.extensions().get::<Called>();
-    let called = called.ok_or_else(|| ErrorReason::Internal.status("the request came past the gate"))?;
-    let one = |value: &HeaderValue| {
-        let text = value.to_str().ok().filter(|text| is_identity(text));
-        text.map(str::to_owned).ok_or_else(|| ErrorReason::PermissionDenied.status(format!("{IDENTITY}: no identity")))
-    };
-    let identities: Vec<String> = called.identities.iter().map(one).collect::<Result<_, _>>()?;
-    if identities.len() > MOST {
-        return Err(ErrorReason::PermissionDenied.status(format!("{IDENTITY}: more than {MOST} identities")));
-    }
-    Ok(identities)
+    called.ok_or_else(|| ErrorReason::Internal.status("the request came past the gate"))?.identities()
 }
 
 /// Whether an identity may call the method that a request calls.

@@ -263,6 +263,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let (gates, message) = (context.lanes.gates.clone(), context.config.limits.message());
+    let authority = Arc::new(context.authority.clone());
     let runs = v1::run_service_server::RunServiceServer::new(runs::Runs(context.clone()));
     let policies = v1::policy_service_server::PolicyServiceServer::new(policy::Policies(context.clone()));
     let events = v1::event_service_server::EventServiceServer::new(events::Events(context.clone()));
@@ -277,7 +278,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
     let transparency = v1::log_service_server::LogServiceServer::new(transparency::Transparency(context.clone()));
     let incidents = v1::incident_service_server::IncidentServiceServer::new(incidents::IncidentApi(context.clone()));
     tonic::transport::Server::builder()
-        .layer(layer_fn(move |inner| Gate::new(inner, gates.clone())))
+        .layer(layer_fn(move |inner| Gate::new(inner, gates.clone(), authority.clone())))
         .max_concurrent_streams(context.config.limits.per_connection)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
