@@ -1,12 +1,14 @@
 //! The audit log as the daemon writes it: [`Record`]s in, tickets of durability out. The writer's thread is the journal's.
 
 pub mod claims;
+mod durable;
 mod open_runs;
 mod quota;
 mod tally;
 mod unlisted;
 mod vouch;
 
+pub use durable::{DurableSearch, damaged};
 pub use quota::{Budget, Spent};
 pub use tally::Tallying;
 pub use vouch::{Vouch, default_name, rotate, wrong_name};
@@ -18,9 +20,10 @@ use failsafe_core::{
     record::{Limited, Record},
 };
 use failsafe_journal::{
-    AuditHandle, AuditWriter, Draft, Options, Stamp, Status, Ticket, WaitError,
+    AuditHandle, AuditWriter, Draft, Options, Query, Stamp, Status, Ticket, WaitError,
     group::{Statement, TreeStatus},
     head::HEAD_FILE,
+    search::SearchError,
     storage::{
         Layout, Retention,
         file::{LOG_FILE, set_aside},
@@ -352,6 +355,14 @@ impl Log {
     /// What earlier logs left: what was set aside, for whoever looks for entries that this log does not have.
     pub fn asides(&self) -> Vec<PathBuf> {
         self.path.parent().map(failsafe_journal::storage::file::asides).unwrap_or_default()
+    }
+
+    /// The durable entries that a query wants, for whoever passes them on.
+    ///
+    /// # Errors
+    /// [`SearchError`]: the log cannot be read.
+    pub fn search(&self, query: Query) -> Result<DurableSearch, SearchError> {
+        DurableSearch::open(self.clone(), query)
     }
 
     /// The log file, for readers: with [`failsafe_journal::Search`], which also reads the sealed segments beside it.

@@ -7,7 +7,8 @@ use super::{
     follow::{Answer, Batch, Bounds, Follow, Source},
     peer::Peer,
 };
-use failsafe_journal::{Entry, Filter, Query, Search};
+use crate::log::DurableSearch;
+use failsafe_journal::{Entry, Filter, Query};
 use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -75,7 +76,7 @@ pub(super) struct Log {
     context: Arc<Context>,
     who: Principal,
     query: Query,
-    reader: Option<Search>,
+    reader: Option<DurableSearch>,
     visible: BTreeMap<String, bool>,
     /// What is missing was reported.
     reported: bool,
@@ -110,7 +111,7 @@ impl Log {
     /// # Errors
     /// The log cannot be read.
     pub(super) fn entry(&mut self, index: u64) -> Result<Option<Vec<u8>>, Status> {
-        let found = Search::open(self.context.log.path(), self.query.clone()).map_err(unreadable)?.next();
+        let found = self.context.log.search(self.query.clone()).map_err(unreadable)?.next();
         let found = found.transpose().map_err(unreadable)?;
         Ok(found.filter(|entry| entry.index == index && self.may_read(entry)).map(|entry| entry.bytes.to_vec()))
     }
@@ -125,7 +126,7 @@ impl Log {
             Some(reader) => reader,
             None => {
                 let query = Query { tail_of: self.readable(), ..self.query.clone() };
-                Search::open(self.context.log.path(), query).map_err(unreadable)?
+                self.context.log.search(query).map_err(unreadable)?
             }
         };
         let mut more = true;

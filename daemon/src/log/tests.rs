@@ -9,7 +9,7 @@ use failsafe_core::{
     input::{Command, Control},
     policy::PolicyDigest,
 };
-use failsafe_journal::{Entry, Query, Search};
+use failsafe_journal::{Entry, Filter, Query, Search};
 
 const FLOODER: &str = "00000000-0000-0000-0000-000000000001";
 const VICTIM: &str = "00000000-0000-0000-0000-000000000002";
@@ -257,4 +257,68 @@ fn each_file_of_the_log_begins_with_the_runs_that_are_open() {
     let stated: Vec<_> = entries.iter().filter(|entry| entry.kind == failsafe_journal::kind::SEGMENT).collect();
     assert_eq!(stated[0].body.get(OPEN_RUNS), None, "not known yet");
     assert_eq!(stated[1].body[OPEN_RUNS], serde_json::json!([FLOODER, VICTIM]));
+}
+
+/// Waits until so many entries about the run are durable.
+fn durable(log: &Log, entries: usize) {
+    let of_run = |entry: &Entry| entry.run.as_deref() == Some(VICTIM);
+    let count = || log.search(Query::default()).unwrap().map(Result::unwrap).filter(of_run).count();
+    testing::until("the entries are durable", || count() == entries);
+}
+
+#[test]
+fn what_is_behind_the_durable_entries_is_read_when_it_is_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (owner, _) = LogOwner::open(folder.path(), &folder.path().join("second"), "b", small(), None).unwrap();
+    let log = owner.log();
+    start(&log, VICTIM, 1001);
+    record(&log, VICTIM, 1, Action::Notify);
+    durable(&log, 2);
+    let (path, end) = (log.path().to_owned(), *log.latest().borrow());
+    let whole = std::fs::read(&path).unwrap();
+    let last = Search::open(&path, Query::default()).unwrap().last().unwrap().unwrap();
+    let at = whole.windows(last.bytes.len()).position(|window| window == &*last.bytes).unwrap();
+    // As a full disk leaves it: a part of an entry that is written again when there is room. Its length comes before its bytes.
+    let mut torn = whole[at - failsafe_journal::frame::FRAME_HEADER_BYTES..].to_vec();
+    let changed = torn.len() - 2;
+    torn[changed] ^= 1;
+    std::fs::write(&path, [whole.as_slice(), &torn].concat()).unwrap();
+    let all = Query::default();
+    assert!(Search::open(&path, all.clone()).unwrap().any(|entry| entry.is_err()), "it looks damaged");
+    let of_run = Filter { run: Some(VICTIM.to_owned()), ..Filter::default() };
+    let queries = [
+        all.clone(),
+        Query { tail: Some(1), ..all.clone() },
+        Query { tail: Some(0), ..all.clone() },
+        Query { filter: of_run, from: 1, ..all },
+    ];
+    let mut readers = queries.map(|query| log.search(query).unwrap());
+    let mut read =
+        || readers.each_mut().map(|reader| reader.by_ref().map(|entry| entry.unwrap().index).collect::<Vec<u64>>());
+    let before = read();
+    assert_eq!(before[0], (0..end).collect::<Vec<_>>());
+    assert!(before[2].is_empty());
+    assert_eq!(read(), [(); 4].map(|()| Vec::<u64>::new()), "nothing more is durable");
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(whole.len() as u64).unwrap();
+    record(&log, VICTIM, 2, Action::Notify);
+    durable(&log, 3);
+    assert_eq!(read(), [(); 4].map(|()| vec![end]), "each reads it once");
+    owner.close();
+}
+
+#[test]
+fn a_durable_entry_that_is_damaged_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (owner, _) = LogOwner::open(folder.path(), &folder.path().join("second"), "b", small(), None).unwrap();
+    let log = owner.log();
+    start(&log, VICTIM, 1001);
+    durable(&log, 1);
+    let mut bytes = std::fs::read(log.path()).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    std::fs::write(log.path(), bytes).unwrap();
+    let end = *log.latest().borrow();
+    let error = log.search(Query::default()).unwrap().find_map(Result::err).unwrap();
+    assert_eq!(damaged(&error), Some(end - 1));
+    owner.close();
 }

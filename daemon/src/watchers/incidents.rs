@@ -9,7 +9,7 @@
 
 use crate::{
     causes::chain,
-    log::Log,
+    log::{Log, damaged},
     runs::{FoundRun, NO_UID, Registry},
 };
 use failsafe_core::{
@@ -17,7 +17,7 @@ use failsafe_core::{
     incidents::{Entry, Incidents, KEPT, KINDS, Known, OF_INCIDENTS},
     record::Record,
 };
-use failsafe_journal::{Filter, Query, Search, reader::ReadError, search::SearchError};
+use failsafe_journal::{Filter, Query, Search, search::SearchError};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -367,16 +367,6 @@ fn filter(kinds: &[&str]) -> Filter {
 fn is_of_the_log(entry: &failsafe_journal::Entry) -> bool {
     let has_dropped = |kind: &&str| entry.body["dropped_by_kind"].get(*kind).is_some();
     entry.body.get("type").is_none() && entry.body["cause"].is_string() && !KINDS.iter().any(has_dropped)
-}
-
-/// The entry that is damaged; none: something else is wrong.
-fn damaged(error: &SearchError) -> Option<u64> {
-    match error {
-        SearchError::Read(
-            ReadError::Frame { index, .. } | ReadError::Entry { index, .. } | ReadError::Index { index, .. },
-        ) => Some(*index),
-        SearchError::Read(ReadError::Io(_)) | SearchError::Open(_) => None,
-    }
 }
 
 /// What is known of a run.
