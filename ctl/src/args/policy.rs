@@ -194,7 +194,7 @@ pub enum ShadowCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// List the shadows that judge now.
+    /// List the shadows that judge now, and those that are delayed after a restart of the daemon.
     #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy shadow list")]
     List(Output),
     /// Show the decisions that only one of two policies took, or that the shadow took earlier or later.

@@ -42,8 +42,13 @@ fn remove(place: &Place<'_>, run: String, policy: String, output: Output) -> Res
         let client = Client::connect(place.daemon).await?;
         Ok(client.shadows().remove(pb::RemoveShadowRequest { run, policy }).await?.into_inner())
     })?;
-    let found = answer.found.unwrap_or_default();
-    print(&if output.json() { json::text(&shadow::group(&found)) } else { shadow::page(&found, &place.zone) })?;
+    let removed = answer.shadow.unwrap_or_default();
+    print(&match (answer.found, output.json()) {
+        (Some(found), true) => json::text(&shadow::group(&found)),
+        (Some(found), false) => shadow::page(&found, &place.zone),
+        (None, true) => json::text(&shadow::one(&removed)),
+        (None, false) => shadow::given_up(&removed),
+    })?;
     Ok(Exit::Done)
 }
 

@@ -19,17 +19,32 @@ fn asked_by(rule: &str, uid: Option<u32>) -> String {
     }
 }
 
-/// The shadows that judge now.
+/// The shadows that judge now, and why others do not yet.
 pub fn list(all: &[pb::Shadow], zone: &TimeZone) -> String {
     if all.is_empty() {
         return "no shadow judges\n".to_owned();
     }
     let rows = all.iter().map(|one| {
         let digest = one.policy.as_ref().map(|policy| policy.digest.clone()).unwrap_or_default();
-        let since = time::wall(one.since_ns.into(), zone);
+        let since = if one.delayed.is_empty() { time::wall(one.since_ns.into(), zone) } else { "delayed".to_owned() };
         [one.run_name.clone(), named(one.policy.as_ref()), since, asked_by(&one.rule, one.by_uid), digest]
     });
-    table::table(["RUN", "SHADOW", "SINCE", "ASKED BY", "DIGEST"], rows)
+    let mut out = table::table(["RUN", "SHADOW", "SINCE", "ASKED BY", "DIGEST"], rows);
+    for one in all.iter().filter(|one| !one.delayed.is_empty()) {
+        let _ = writeln!(out, "{}", clean(&delayed(one)));
+    }
+    out
+}
+
+fn delayed(one: &pb::Shadow) -> String {
+    let pb::Shadow { run_name, policy, delayed, .. } = one;
+    format!("{} of {run_name} does not judge yet: {delayed}", named(policy.as_ref()))
+}
+
+/// What `policy shadow remove` answers for one that was delayed.
+pub fn given_up(shadow: &pb::Shadow) -> String {
+    let (name, run) = (named(shadow.policy.as_ref()), &shadow.run_name);
+    clean(&format!("{name} is no shadow of {run} any more; it has not judged since the daemon was started")) + "\n"
 }
 
 /// Whether the two policies decided otherwise.
@@ -138,6 +153,7 @@ pub fn one(shadow: &pb::Shadow) -> Value {
         "since_ns": shadow.since_ns,
         "rule": shadow.rule,
         "by_uid": shadow.by_uid,
+        "delayed": Some(&shadow.delayed).filter(|why| !why.is_empty()),
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     pipeline::Message,
     runs::{FoundRun, LiveRun},
-    shadows::{Asked, By, Group, LeftOut, Listed, Named, Refused},
+    shadows::{Asked, By, Delayed, Group, LeftOut, Listed, Named, Refused},
 };
 use failsafe_core::{
     RunId,
@@ -84,20 +84,23 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
         let (found, role) = self.0.find(&who, &run)?;
         who.may_shadow(role)?;
         let id = found.run().id;
-        let mut named = self.0.shadows.list();
-        named.retain(|one| one.run == id && sees(&who, &one.by));
-        named.retain(|one| one.policy_name == policy || one.digest.to_string() == policy);
-        // One of a rule is not removed here: it is meant only if there is no other.
-        if named.iter().any(|one| matches!(one.by, By::User(_))) {
-            named.retain(|one| matches!(one.by, By::User(_)));
+        let mut named = self.named(&who, id, &policy);
+        if !named.iter().any(|one| matches!(one.by, By::User(_)))
+            && let Some((delayed, shown)) = self.named_delayed(&who, id, &policy)?
+        {
+            let (shadows, given_up) = (self.0.shadows.clone(), delayed.clone());
+            let removed = self.0.work(share).read(share, move || shadows.give_up(&given_up)).await?;
+            removed.map_err(|error| not_forgotten(&error))?;
+            // It may have begun to judge meanwhile, and is ended like any other then.
+            named = self.named(&who, id, &policy);
+            if !named.iter().any(|one| delayed.is(one)) {
+                return Ok(Response::new(v1::RemoveShadowResponse { shadow: Some(shown), found: None }));
+            }
         }
         let listed = match named.as_slice() {
             [one] => one,
             [] => return Err(ErrorReason::RunNotFound.status(format!("the run has no shadow `{policy}`"))),
-            _ => {
-                return Err(ErrorReason::InvalidRequest
-                    .status(format!("policy: several shadows of the run are named `{policy}`: expected a digest")));
-            }
+            _ => return Err(ambiguous(&policy)),
         };
         if let By::Rule(rule) = &listed.by {
             return Err(ErrorReason::InvalidRequest.status(format!(
@@ -107,10 +110,7 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
         let (shadows, kept) = (self.0.shadows.clone(), listed.clone());
         // Before it ends: one that cannot be forgotten would come back.
         let forgotten = self.0.work(share).read(share, move || shadows.forget(&kept)).await?;
-        forgotten.map_err(|error| {
-            ErrorReason::StorageUnavailable
-                .status(format!("the shadow is not removed: its file cannot be removed: {error}"))
-        })?;
+        forgotten.map_err(|error| not_forgotten(&error))?;
         let (order, ended) = self.0.shadows.remove(listed, who.actor());
         deliver(&self.0, Message::Shadow(order)).await?;
         let group = tokio::time::timeout(WAIT, ended).await.map_err(|_| late())?;
@@ -124,7 +124,8 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
     ) -> Result<Response<v1::ListShadowsResponse>, Status> {
         let who = self.0.principal(&request)?;
         let shadows = self.0.shadows.list();
-        let shadows = shadows.iter().filter(|one| sees(&who, &one.by)).map(shown).collect();
+        let judging = shadows.iter().filter(|one| sees(&who, &one.by)).map(shown);
+        let shadows = judging.chain(self.delayed(&who).into_iter().map(|(_, shown)| shown)).collect();
         Ok(Response::new(v1::ListShadowsResponse { shadows }))
     }
 
@@ -151,6 +152,68 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
             left_out.into_iter().filter(|left| sees(&who, &By::Rule(left.rule.clone()))).map(without).collect();
         Ok(Response::new(v1::ShadowReportResponse { groups, started_ns: self.0.started_ns, left_out }))
     }
+}
+
+impl ShadowApi {
+    /// The shadows of the run that this name or digest can mean.
+    fn named(&self, who: &Principal, run: RunId, policy: &str) -> Vec<Listed> {
+        let mut named = self.0.shadows.list();
+        named.retain(|one| one.run == run && sees(who, &one.by));
+        named.retain(|one| one.policy_name == policy || one.digest.to_string() == policy);
+        // One of a rule is not removed here: it is meant only if there is no other.
+        if named.iter().any(|one| matches!(one.by, By::User(_))) {
+            named.retain(|one| matches!(one.by, By::User(_)));
+        }
+        named
+    }
+
+    /// The shadow of the run that this name or digest means among those that do not judge yet.
+    fn named_delayed(
+        &self,
+        who: &Principal,
+        run: RunId,
+        policy: &str,
+    ) -> Result<Option<(Delayed, v1::Shadow)>, Status> {
+        let mut named = self.delayed(who);
+        named.retain(|(one, _)| one.run == run && (one.policy_name == policy || one.digest.to_string() == policy));
+        if named.len() > 1 { Err(ambiguous(policy)) } else { Ok(named.pop()) }
+    }
+
+    /// The shadows of an earlier daemon that do not judge yet, as the caller sees them.
+    fn delayed(&self, who: &Principal) -> Vec<(Delayed, v1::Shadow)> {
+        let seen = self.0.shadows.delayed().into_iter().filter(|one| sees(who, &By::User(one.uid)));
+        let shown = seen.filter_map(|one| {
+            // Otherwise its run is over, and so is the shadow.
+            let found = self.0.registry.of_id(one.run)?;
+            let run = found.run();
+            let policy = v1::ShadowPolicy {
+                name: one.policy_name.clone(),
+                version: one.version,
+                digest: one.digest.to_string(),
+            };
+            let shown = v1::Shadow {
+                run_id: run.id.to_string(),
+                run_name: run.name.clone(),
+                owner_uid: run.owner_uid,
+                policy: Some(policy),
+                since_ns: 0,
+                rule: String::new(),
+                by_uid: Some(one.uid),
+                delayed: one.why.clone(),
+            };
+            Some((one, shown))
+        });
+        shown.collect()
+    }
+}
+
+fn ambiguous(policy: &str) -> Status {
+    let why = format!("policy: several shadows of the run are named `{policy}`: expected a digest");
+    ErrorReason::InvalidRequest.status(why)
+}
+
+fn not_forgotten(error: &std::io::Error) -> Status {
+    ErrorReason::StorageUnavailable.status(format!("the shadow is not removed: its file cannot be removed: {error}"))
 }
 
 /// Whether the caller sees what was found for somebody. Rules of a policy that not everybody may read are in it.
@@ -211,6 +274,7 @@ fn shown(listed: &Listed) -> v1::Shadow {
         since_ns: listed.since_ns,
         rule,
         by_uid,
+        delayed: String::new(),
     }
 }
 

@@ -3,10 +3,14 @@
 //! Invariants: it is given up only when it judges, when its run is over, or for a reason that does not change. What can change is tried
 //! again: a place that others have now, and a run that the registry has and the pipeline does not have yet.
 
-use super::{Asked, By, Order, Refused, Shadows, Stored};
+use super::{Asked, By, Delayed, Order, Refused, Shadows, Stored};
 use failsafe_core::{Policy, PolicyDigest, RunId, input::Run};
 use std::sync::Arc;
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
+
+/// Why a shadow is delayed that no limit refuses.
+const TAKEN_UP: &str = "its run is being taken up";
+const GUARDED: &str = "its run is guarded: it is not judged";
 
 /// What is known of its run.
 pub enum Found {
@@ -42,6 +46,8 @@ pub enum Attempt {
     Judges,
     /// Its run is over.
     Over,
+    /// Somebody removed it.
+    Removed,
     /// It is refused, and this does not change.
     GivenUp(Refused),
 }
@@ -59,9 +65,17 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Nothing was tried.
-    pub fn new(stored: Stored) -> Pending {
+    /// Nothing was tried. From now on it is listed as delayed.
+    pub fn new(stored: Stored, shadows: &Shadows) -> Pending {
         let (policy, digest) = (Arc::new(stored.policy.clone()), stored.policy.digest());
+        shadows.delayed.insert(Delayed {
+            run: stored.run,
+            policy_name: policy.name.clone(),
+            version: policy.version.into(),
+            digest,
+            uid: stored.uid,
+            why: TAKEN_UP.to_owned(),
+        });
         Pending { stored, policy, digest, begun: None, refused: None }
     }
 
@@ -77,6 +91,22 @@ impl Pending {
 
     /// One attempt, or a look at what came of the last one. `send` hands an order to the pipeline.
     pub fn attempt(&mut self, found: Found, shadows: &Shadows, send: impl FnOnce(Order)) -> Attempt {
+        let why = if matches!(found, Found::Guarded) { GUARDED } else { TAKEN_UP };
+        let attempt = match shadows.delayed.contains(self.run(), self.digest) {
+            true => self.try_to_begin(found, shadows, send),
+            false => Attempt::Removed,
+        };
+        match (&attempt, &self.refused) {
+            (Attempt::Waits | Attempt::Refused(_), Some(refused)) => {
+                shadows.delayed.set_reason(self.run(), self.digest, &refused.to_string());
+            }
+            (Attempt::Waits | Attempt::Refused(_), None) => shadows.delayed.set_reason(self.run(), self.digest, why),
+            _ => shadows.delayed.remove(self.run(), self.digest),
+        }
+        attempt
+    }
+
+    fn try_to_begin(&mut self, found: Found, shadows: &Shadows, send: impl FnOnce(Order)) -> Attempt {
         let (run, enforced) = match found {
             Found::Live(run, enforced) => (*run, enforced),
             Found::Guarded => return Attempt::Waits,
@@ -104,6 +134,8 @@ impl Pending {
             actor: self.stored.actor.clone(),
         };
         match shadows.add(asked) {
+            // The order frees its place.
+            Ok((_order, _begun)) if !shadows.delayed.contains(self.run(), self.digest) => Attempt::Removed,
             Ok((order, begun)) => {
                 self.begun = Some(begun);
                 send(order);

@@ -3,7 +3,7 @@
 //! Invariants: the name binds the content: another policy, or one of another run, is not used; what cannot be read stops nothing; number
 //! and size are bounded, and what is larger is judged until the daemon ends.
 
-use super::{Asked, By, Listed, PER_NODE};
+use super::{Asked, By, PER_NODE};
 use failsafe_core::{Actor, Policy, PolicyDigest, RunId};
 use failsafe_journal::storage::{bounded, folder::replace_synced};
 use serde::{Deserialize, Serialize};
@@ -60,8 +60,8 @@ pub(super) fn keep(folder: &Path, asked: &Asked) -> Result<(), String> {
 }
 
 /// Forgets one, if it is kept.
-pub(super) fn forget(folder: &Path, listed: &Listed) -> io::Result<()> {
-    remove(&path(folder, listed.run, listed.digest))
+pub(super) fn forget(folder: &Path, run: RunId, digest: PolicyDigest) -> io::Result<()> {
+    remove(&path(folder, run, digest))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@
 
 mod again;
 mod book;
+mod delayed;
 mod feed;
 mod judge;
 mod kept;
@@ -17,11 +18,13 @@ mod list;
 
 pub use again::{Attempt, Found, Pending};
 pub use book::{Group, Named};
+pub use delayed::Delayed;
 pub use feed::Feed;
 pub use kept::Stored;
 pub use list::{LeftOut, Listed, PER_NODE, PER_RUN, PER_USER, Refused};
 
 use crate::log::Log;
+use delayed::DelayedList;
 use failsafe_core::{Policy, PolicyDigest, RunId, actor::Actor, input::Run};
 use failsafe_matchers::shadow::Now;
 use list::{List, Place};
@@ -128,6 +131,7 @@ struct Report {
 #[derive(Clone)]
 pub struct Shadows {
     list: List,
+    delayed: DelayedList,
     queue: Sender<Message>,
     dropped: Arc<AtomicU64>,
     /// Where they are kept over a restart.
@@ -144,11 +148,12 @@ impl Shadows {
     pub fn spawn(log: &Log, state_dir: &Path) -> std::io::Result<(Shadows, Feed)> {
         let (queue, receiver) = mpsc::channel();
         let (list, dropped) = (List::default(), Arc::new(AtomicU64::new(0)));
+        let delayed = DelayedList::default();
         let feed = Feed::spawn(queue.clone(), dropped.clone(), {
             let log = log.clone();
             move |stop| judge::Judge::new(log).work(&receiver, &stop)
         })?;
-        Ok((Shadows { list, queue, dropped, folder: state_dir.join("shadows"), files: Arc::default() }, feed))
+        Ok((Shadows { list, delayed, queue, dropped, folder: state_dir.join("shadows"), files: Arc::default() }, feed))
     }
 
     /// Takes a place for a shadow. The order is for the pipeline; then it is known whether the shadow judges.
@@ -184,7 +189,7 @@ impl Shadows {
     /// It is kept all the same.
     pub fn forget(&self, shadow: &Listed) -> std::io::Result<()> {
         let _files = self.files();
-        kept::forget(&self.folder, shadow)?;
+        kept::forget(&self.folder, shadow.run, shadow.digest)?;
         self.list.leaves(shadow);
         Ok(())
     }
@@ -206,6 +211,26 @@ impl Shadows {
     /// Those that judge, by run.
     pub fn list(&self) -> Vec<Listed> {
         self.list.all()
+    }
+
+    /// Those of an earlier daemon that do not judge yet.
+    pub fn delayed(&self) -> Vec<Delayed> {
+        let judging = self.list.all();
+        let mut delayed = self.delayed.all();
+        delayed.retain(|one| !judging.iter().any(|listed| one.is(listed)));
+        delayed
+    }
+
+    /// Gives one of them up, also for the next daemon. It may have got its place meanwhile: look for it in [`Shadows::list`] afterwards.
+    /// May hang with the disk.
+    ///
+    /// # Errors
+    /// Its file cannot be removed, and nothing is given up.
+    pub fn give_up(&self, delayed: &Delayed) -> std::io::Result<()> {
+        let _files = self.files();
+        kept::forget(&self.folder, delayed.run, delayed.digest)?;
+        self.delayed.remove(delayed.run, delayed.digest);
+        Ok(())
     }
 
     /// Whether the run has a shadow of this rule of discovery already.

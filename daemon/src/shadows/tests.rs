@@ -109,7 +109,12 @@ fn held() -> (Shadows, Feed, std::sync::mpsc::Sender<()>, (LogOwner, tempfile::T
         judge.work(&receiver, &stop);
     });
     let folder = state.path().join("shadows");
-    (Shadows { list, queue, dropped, folder, files: Arc::default() }, feed.unwrap(), hold, (owner, state))
+    (
+        Shadows { list, delayed: Default::default(), queue, dropped, folder, files: Arc::default() },
+        feed.unwrap(),
+        hold,
+        (owner, state),
+    )
 }
 
 fn begin(shadows: &Shadows, feed: &mut Feed, asked: Asked) {
@@ -312,10 +317,10 @@ fn a_shadow_that_is_removed_while_it_is_added_leaves_no_file() {
 }
 
 /// What an earlier daemon kept of this.
-fn pending(asked: &Asked) -> Pending {
+fn pending(shadows: &Shadows, asked: &Asked) -> Pending {
     let By::User(uid) = asked.by else { panic!() };
     let (policy, actor) = ((*asked.policy).clone(), asked.actor.clone());
-    Pending::new(Stored { run: asked.run.id, policy, uid, reserved: asked.reserved, actor })
+    Pending::new(Stored { run: asked.run.id, policy, uid, reserved: asked.reserved, actor }, shadows)
 }
 
 fn live(asked: &Asked) -> Found {
@@ -338,7 +343,7 @@ fn a_shadow_of_an_earlier_daemon_that_finds_no_place_is_reported_once_and_judges
     drop(hold);
     let one = asked(1, "p", user(7));
     let others: Vec<_> = (0..3).map(|n| shadows.add(asked(1, &format!("p{n}"), user(8))).unwrap()).collect();
-    let mut pending = pending(&one);
+    let mut pending = pending(&shadows, &one);
     let none = |_: Order| panic!("there is no place");
     assert_eq!(pending.attempt(Found::Guarded, &shadows, none), Attempt::Waits);
     assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Refused(Refused::Run(3)));
@@ -356,7 +361,7 @@ fn a_shadow_of_an_earlier_daemon_that_finds_no_place_is_reported_once_and_judges
 fn a_shadow_of_an_earlier_daemon_is_tried_again_where_the_pipeline_does_not_have_its_run_yet() {
     let (shadows, _feed, _hold, _log) = held();
     let one = asked(1, "p", user(7));
-    let mut pending = pending(&one);
+    let mut pending = pending(&shadows, &one);
     for _ in 0..2 {
         let mut order = None;
         assert_eq!(pending.attempt(live(&one), &shadows, |begins| order = Some(begins)), Attempt::Waits);
@@ -371,9 +376,50 @@ fn a_shadow_of_an_earlier_daemon_is_tried_again_where_the_pipeline_does_not_have
 fn a_shadow_of_an_earlier_daemon_is_given_up_for_what_does_not_change() {
     let (shadows, _feed, _hold, _log) = held();
     let one = asked(1, "in-force", user(7));
-    assert_eq!(pending(&one).attempt(live(&one), &shadows, drop), Attempt::GivenUp(Refused::InForce));
+    assert_eq!(pending(&shadows, &one).attempt(live(&one), &shadows, drop), Attempt::GivenUp(Refused::InForce));
     let again = asked(1, "p", user(8));
     let _place = shadows.add(again).unwrap();
     let one = asked(1, "p", user(7));
-    assert_eq!(pending(&one).attempt(live(&one), &shadows, drop), Attempt::Judges, "somebody has it judged");
+    assert_eq!(pending(&shadows, &one).attempt(live(&one), &shadows, drop), Attempt::Judges, "somebody has it judged");
+}
+
+fn reasons(shadows: &Shadows) -> Vec<String> {
+    shadows.delayed().into_iter().map(|one| one.why).collect()
+}
+
+#[test]
+fn a_shadow_that_does_not_judge_again_is_listed_with_the_reason_until_it_judges() {
+    let (shadows, mut feed, hold, _log) = held();
+    drop(hold);
+    let one = asked(1, "p", user(7));
+    let others: Vec<_> = (0..3).map(|n| shadows.add(asked(1, &format!("p{n}"), user(8))).unwrap()).collect();
+    let mut pending = pending(&shadows, &one);
+    assert_eq!(reasons(&shadows), ["its run is being taken up"]);
+    let none = |_: Order| panic!("there is no place");
+    pending.attempt(Found::Guarded, &shadows, none);
+    assert_eq!(reasons(&shadows), ["its run is guarded: it is not judged"]);
+    pending.attempt(live(&one), &shadows, none);
+    assert_eq!(reasons(&shadows), [Refused::Run(3).to_string()]);
+    drop(others);
+    let mut order = None;
+    pending.attempt(live(&one), &shadows, |begins| order = Some(begins));
+    assert!(reasons(&shadows).is_empty() && shadows.list().len() == 1, "it has its place, and is listed once");
+    let Some(Order::Begin(beginning)) = order else { panic!() };
+    feed.begin(beginning, Now::default());
+    report(&shadows, None).unwrap().blocking_recv().unwrap();
+    assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Judges);
+    assert!(reasons(&shadows).is_empty() && shadows.delayed.all().is_empty());
+}
+
+#[test]
+fn a_delayed_shadow_that_is_given_up_leaves_no_file_and_takes_no_place() {
+    let (shadows, _feed, _hold, _log) = held();
+    let one = asked(1, "p", user(7));
+    drop(kept_place(&shadows, &one));
+    let mut pending = pending(&shadows, &one);
+    shadows.give_up(&shadows.delayed()[0]).unwrap();
+    assert!(shadows.stored().0.is_empty());
+    let none = |_: Order| panic!("it is removed");
+    assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Removed);
+    assert!(shadows.list().is_empty() && shadows.delayed().is_empty());
 }

@@ -41,7 +41,7 @@ impl ShadowKeep {
         if !wrong.is_empty() {
             self.report(None, format!("shadows of an earlier daemon are not judged any more: {}", wrong.join("; ")));
         }
-        let mut pending: Vec<Pending> = stored.into_iter().map(Pending::new).collect();
+        let mut pending: Vec<Pending> = stored.into_iter().map(|one| Pending::new(one, &self.shadows)).collect();
         let mut tidied = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             pending.retain_mut(|one| self.waits(one, stop));
@@ -60,7 +60,7 @@ impl ShadowKeep {
         let found = Found::of(|| self.registry.is_guarded(run), live);
         match one.attempt(found, &self.shadows, |order| drop(self.pipeline.send(Message::Shadow(order)))) {
             Attempt::Waits => true,
-            Attempt::Judges | Attempt::Over => false,
+            Attempt::Judges | Attempt::Over | Attempt::Removed => false,
             Attempt::Refused(why) => {
                 let shadow = one.name();
                 let what =

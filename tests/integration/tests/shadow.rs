@@ -124,6 +124,45 @@ fn a_shadow_that_a_user_added_judges_again_after_a_restart_until_it_is_removed()
     })
 }
 
+#[test]
+fn a_shadow_without_a_place_after_a_restart_is_listed_as_delayed_and_can_be_removed() -> Result<()> {
+    on_node("shadowdelayed", "", |node| {
+        let run = Launch::new("full", OPEN).start(node, BUSY)?;
+        for name in ["one", "two", "three", "four"] {
+            let policy = node.policy(name, &strict(name))?;
+            node.ctl(["policy", "shadow", "add", run.id(), &*policy.to_string_lossy()])?.expect(0)?;
+        }
+        node.kill9()?;
+        // Root may have four shadows of a run, a user three.
+        let folder = node.state_dir().join("shadows");
+        for file in fs::read_dir(&folder)? {
+            let path = file?.path();
+            let (all, own) = (fs::read_to_string(&path)?, "\"reserved\":true");
+            ensure!(all.contains(own), "{all}");
+            fs::write(&path, all.replace(own, "\"reserved\":false"))?;
+        }
+        node.restart()?;
+        let delayed = wait_for_some("three judge, and one is delayed", || {
+            let list = node.json(["policy", "shadow", "list"])?;
+            let (waits, judge): (Vec<Value>, Vec<Value>) =
+                list.as_array().context("no list")?.iter().cloned().partition(|one| one["delayed"].is_string());
+            let of_limit =
+                |one: &Value| one["delayed"].as_str().is_some_and(|why| why.contains("has 3 shadows already"));
+            Ok(waits.first().filter(|one| (waits.len(), judge.len()) == (1, 3) && of_limit(one)).cloned())
+        })?;
+        ensure!(delayed["run_name"] == run.name() && delayed["since_ns"] == 0, "{delayed}");
+        let text = node.ctl(["policy", "shadow", "list"])?.expect(0)?.out;
+        let name = delayed["policy"]["name"].as_str().context("no name")?;
+        ensure!(text.contains(&format!("{name} v2 of {} does not judge yet: limit `shadows`", run.name())), "{text}");
+        let removed = node.ctl(["policy", "shadow", "remove", run.id(), name])?.expect(0)?.out;
+        ensure!(removed.contains("is no shadow of") && removed.contains(name), "{removed}");
+        let list = node.json(["policy", "shadow", "list"])?;
+        ensure!(list.as_array().is_some_and(|all| all.len() == 3), "{list}");
+        ensure!(fs::read_dir(&folder)?.count() == 3);
+        Ok(())
+    })
+}
+
 /// A process in a cgroup that executes a program again and again.
 fn busy(cgroup: &std::path::Path) -> Result<Child> {
     let script = format!("echo $$ > {}/cgroup.procs; {}", cgroup.display(), BUSY[2]);
