@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use integration::{Launch, NOBODY, Node, Started, on_node, program, skip, wait_for, wait_for_some};
 use serde_json::{Value, json};
-use std::{fs, net::TcpListener, path::Path, process};
+use std::{fs, net::SocketAddr, os::fd::IntoRawFd, path::Path, process};
+use tokio::net::TcpSocket;
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -33,11 +34,20 @@ fn decided(event: &Value, rule: &str) -> bool {
     decision["cause"]["Rule"]["rule"] == rule && decision["values"][0]["value"]["Claimed"]["step"] == 7
 }
 
-/// A port that is free now, below those that the kernel gives to connections.
+/// A port that only this test has, below those that the kernel gives to connections.
 fn port() -> Result<u16> {
     let start = 20_000 + u16::try_from(process::id() % 10_000)?;
-    let free = (start..start + 500).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.context("no port is free")
+    (start..start + 500).find(|port| reserve(*port).is_ok()).context("no port is free")
+}
+
+/// Binds the port for as long as this process lives. Only sockets that may reuse an address, as Python's servers may, can be bound to it
+/// beside this one. This one was bound without, so that another test cannot reserve it too.
+fn reserve(port: u16) -> Result<()> {
+    let held = TcpSocket::new_v4()?;
+    held.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+    held.set_reuseaddr(true)?;
+    let _open_until_the_end = held.into_raw_fd();
+    Ok(())
 }
 
 /// Serves one metric on a port from the time when the file `open` exists, until the file `close` exists. Then it sleeps.

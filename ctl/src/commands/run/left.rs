@@ -16,8 +16,9 @@ use std::{
 /// How long the daemon may take to answer: the command's exit code waits for it.
 const ASKED: Duration = Duration::from_millis(500);
 
-/// How long the scrapers of the run may take to see that the command has ended, and how far apart it is looked.
-const SCRAPERS_END: Duration = Duration::from_secs(1);
+/// How long the scrapers of the run may take to see that the command has ended, and how far apart it is looked. On a busy machine, one may
+/// not have begun when the command of a short run ends.
+const SCRAPERS_END: Duration = Duration::from_secs(5);
 const BETWEEN: Duration = Duration::from_millis(10);
 
 /// What to say of the run, if processes of it are left. `scraped`: scrapers of the run are about to end.
@@ -36,12 +37,12 @@ pub(super) async fn left(daemon: &Target, id: &str, scraped: bool) -> Result<Opt
     let root = mount.join(below.trim_start_matches('/'));
     let mut left = processes(&root);
     let until = Instant::now() + SCRAPERS_END;
-    while scraped && left > 0 && Instant::now() < until {
+    while scraped && left.iter().any(|pid| is_about_to_end(pid)) && Instant::now() < until {
         tokio::time::sleep(BETWEEN).await;
         left = processes(&root);
     }
-    Ok((left > 0).then(|| {
-        let left = count(left, "process", "processes");
+    Ok((!left.is_empty()).then(|| {
+        let left = count(left.len(), "process", "processes");
         format!(
             "failsafectl: the command has ended, but the run goes on with {left}: `failsafectl describe {id}` shows it, `failsafectl kill \
              {id} --reason TEXT` ends it"
@@ -49,11 +50,19 @@ pub(super) async fn left(daemon: &Target, id: &str, scraped: bool) -> Result<Opt
     }))
 }
 
+/// Whether this process is a scraper of the run, or has ended since it was listed. One that only looks like a scraper delays the exit code
+/// of `run`.
+fn is_about_to_end(pid: &str) -> bool {
+    let words = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
+    words.is_empty() || words.starts_with(b"failsafectl\0scrape\0")
+}
+
 /// The processes in a cgroup and below it.
-fn processes(root: &Path) -> usize {
-    let (mut found, mut levels) = (0, vec![root.to_owned()]);
+fn processes(root: &Path) -> Vec<String> {
+    let (mut found, mut levels) = (Vec::new(), vec![root.to_owned()]);
     while let Some(level) = levels.pop() {
-        found += fs::read_to_string(level.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
+        let pids = fs::read_to_string(level.join("cgroup.procs")).unwrap_or_default();
+        found.extend(pids.lines().map(str::to_owned));
         let below = fs::read_dir(&level).into_iter().flatten().flatten();
         levels
             .extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));

@@ -90,8 +90,10 @@ pub(in crate::commands) fn end_with_the_parent() -> Result<Pid, Fail> {
     let parent = nix::unistd::getppid();
     prctl::set_pdeathsig(Signal::SIGTERM)
         .map_err(|error| Fail::because("cannot end with the process that started this one", &error))?;
-    // The parent may have ended before the call. Of a container, the first process is the parent for good.
-    if parent == Pid::from_raw(1) && !owner::is_here(parent) {
+    // The parent may have ended before the call. Then PID 1 or a child subreaper is the parent, which never ends, and is mostly outside of
+    // the run. Of a container, the first process is the parent for good.
+    let is_first_elsewhere = parent == Pid::from_raw(1) && !owner::is_here(parent);
+    if is_first_elsewhere || nix::unistd::getppid() != parent {
         return Err(ended());
     }
     Ok(parent)
