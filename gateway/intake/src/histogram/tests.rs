@@ -183,6 +183,25 @@ fn an_exponential_histogram_that_lowers_its_scale_goes_on() {
     assert_eq!(earlier.interval("h", cumulative(1, finer)), None, "a scale that rises");
 }
 
+/// Bounds of buckets of this width, from 0 to `end`.
+fn bounds(width: f64, end: f64) -> Vec<f64> {
+    (0..).map(|n| f64::from(n) * width).take_while(|bound| *bound < end).skip(1).collect()
+}
+
+fn counted(bounds: &[f64], values: &[f64]) -> Vec<u64> {
+    let mut counts = vec![0; bounds.len() + 1];
+    for value in values {
+        counts[bounds.partition_point(|bound| bound < value)] += 1;
+    }
+    counts
+}
+
+/// The smallest value with at least this part of all at or below it.
+fn quantile(sorted: &[f64], of: f64) -> f64 {
+    let rank = (of * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
 proptest! {
     #[test]
     fn no_result_is_further_from_the_truth_than_its_bucket_is_wide(
@@ -190,18 +209,14 @@ proptest! {
         width in 1.0..30.0_f64,
     ) {
         observed.sort_by(f64::total_cmp);
-        let bounds: Vec<f64> = (0..).map(|n| f64::from(n) * width).take_while(|bound| *bound < 100.0).skip(1).collect();
-        let mut counts = vec![0; bounds.len() + 1];
-        for value in &observed {
-            counts[bounds.partition_point(|bound| bound < value)] += 1;
-        }
+        let bounds = bounds(width, 100.0);
+        let counts = counted(&bounds, &observed);
         let (least, greatest) = (observed.first().copied(), observed.last().copied());
         let report = Report { least, greatest, ..delta(Counts::Explicit(Explicit::new(bounds, counts).unwrap())) };
         let values = values(report);
         for (wanted, of) in QUANTILES {
-            // The smallest value with at least that part at or below it lies in the same bucket as the result, or at its edge.
-            let rank = (of * observed.len() as f64).ceil() as usize;
-            let truth = observed[rank.clamp(1, observed.len()) - 1];
+            // It lies in the same bucket as the result, or at its edge.
+            let truth = quantile(&observed, of);
             let got = part(&values, wanted)[0];
             prop_assert!((got - truth).abs() <= width + 1e-9, "{wanted}: {got}, {truth}, {width}");
         }
@@ -209,6 +224,50 @@ proptest! {
         prop_assert_eq!(samples.len() as u64, (observed.len() as u64).min(SAMPLES));
         prop_assert!(samples.windows(2).all(|pair| pair[0] <= pair[1] + 1e-9));
         prop_assert!(samples.iter().all(|value| (least.unwrap() - 1e-9..=greatest.unwrap() + 1e-9).contains(value)));
+    }
+
+    #[test]
+    fn the_least_and_the_greatest_value_of_before_an_interval_change_no_result(
+        before in proptest::collection::vec(-1_000.0..10_000.0_f64, 1..50),
+        mut observed in proptest::collection::vec(0.0..90.0_f64, 1..300),
+        width in 1.0..9.0_f64,
+    ) {
+        observed.sort_by(f64::total_cmp);
+        let bounds = bounds(width, 100.0);
+        let mut counts = counted(&bounds, &before);
+        let life = before.iter().chain(&observed);
+        let least = life.clone().copied().min_by(f64::total_cmp);
+        let greatest = life.copied().max_by(f64::total_cmp);
+        let mut earlier = Earlier::default();
+        let mut report = |counts: &[u64]| {
+            earlier.interval("h", Report { least, greatest, ..cumulative(7, explicit(&bounds, counts)) })
+        };
+        prop_assert_eq!(report(&counts), None);
+        counts.iter_mut().zip(counted(&bounds, &observed)).for_each(|(all, more)| *all += more);
+        let values = report(&counts).unwrap().values();
+        for (wanted, of) in QUANTILES {
+            let (got, truth) = (part(&values, wanted)[0], quantile(&observed, of));
+            prop_assert!((got - truth).abs() <= width + 1e-9, "{wanted}: {got}, {truth}, {width}");
+        }
+    }
+
+    #[test]
+    fn a_least_or_greatest_value_that_is_wrong_moves_nothing_out_of_an_inner_bucket(
+        mut observed in proptest::collection::vec(0.0..100.0_f64, 1..300),
+        width in 1.0..30.0_f64,
+        least in proptest::option::of(-1_000.0..1_000.0_f64),
+        greatest in proptest::option::of(-1_000.0..1_000.0_f64),
+    ) {
+        observed.sort_by(f64::total_cmp);
+        let bounds = bounds(width, 100.0);
+        let counts = explicit(&bounds, &counted(&bounds, &observed));
+        let values = values(Report { least, greatest, ..delta(counts) });
+        for (wanted, of) in QUANTILES {
+            let truth = quantile(&observed, of);
+            let is_inner = bounds[0] < truth && bounds.last().is_some_and(|last| truth <= *last);
+            let got = part(&values, wanted);
+            prop_assert!(!is_inner || (got[0] - truth).abs() <= width + 1e-9, "{wanted}: {got:?}, {truth}, {width}");
+        }
     }
 
     #[test]

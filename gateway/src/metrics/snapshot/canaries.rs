@@ -42,7 +42,7 @@ pub fn add(families: &mut Families, answer: &MetricsSnapshotResponse) {
         runs.with(&labels("ended"), of.runs.saturating_sub(of.live) as f64);
     }
     drop(runs);
-    let help = "Of these runs: those that their policy froze, killed or blocked at least once.";
+    let help = "Runs of the canary that their policy froze, killed or blocked at least once.";
     let mut contained = families.gauges("failsafed_canary_contained_runs", help);
     for (canary, side, of) in all().flat_map(sides) {
         contained.with(&[("policy", canary.name.as_str()), ("side", side)], of.contained as f64);
