@@ -1,9 +1,11 @@
 //! The gateway's configuration: one TOML file and its drop-ins, read and checked whole before anything is served.
 
+mod metrics;
 mod notify;
 mod receive;
 
 pub use failsafe_files::Wrong;
+pub use metrics::{Metrics, Protocol};
 pub use notify::{About, Kind, Notify, Route, Target};
 pub use receive::Receive;
 
@@ -83,43 +85,6 @@ impl Default for Config {
     }
 }
 
-/// `[metrics]`: how metrics are served.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Metrics {
-    /// Where.
-    pub address: SocketAddr,
-    /// Connections at once; further ones are closed.
-    pub connections: u64,
-    /// How long one connection may take, in seconds.
-    pub timeout_s: u64,
-    /// Runs that have series of their own.
-    pub runs: u64,
-    /// To which collector the metrics are sent by OTLP over HTTP; empty: to none.
-    pub otlp_endpoint: String,
-    /// Seconds between two requests.
-    pub otlp_interval_s: u64,
-    /// File with headers of the requests; empty: none.
-    pub otlp_headers_file: PathBuf,
-    /// Authorities of the collector, PEM; empty: those of the system.
-    pub otlp_ca_file: PathBuf,
-}
-
-impl Default for Metrics {
-    fn default() -> Metrics {
-        Metrics {
-            address: SocketAddr::from(([127, 0, 0, 1], 9742)),
-            connections: 16,
-            timeout_s: 10,
-            runs: 200,
-            otlp_endpoint: String::new(),
-            otlp_interval_s: 60,
-            otlp_headers_file: PathBuf::new(),
-            otlp_ca_file: PathBuf::new(),
-        }
-    }
-}
-
 /// Everything that is wrong with the configuration.
 #[derive(Debug)]
 pub struct Mistakes(Vec<String>);
@@ -165,18 +130,7 @@ impl Config {
             let message = format!("expected an absolute path, not `{}`", self.socket.display());
             wrong.push(Wrong::new("socket", message));
         }
-        if let Some(metrics) = &self.metrics {
-            wrong.extend(Wrong::outside([
-                ("metrics.connections", metrics.connections, 1..=1_024),
-                ("metrics.timeout_s", metrics.timeout_s, 1..=60),
-                ("metrics.runs", metrics.runs, 0..=1_000),
-                ("metrics.otlp_interval_s", metrics.otlp_interval_s, 1..=3_600),
-            ]));
-            if !metrics.otlp_endpoint.is_empty() {
-                let endpoint = crate::metrics::endpoint(metrics).err();
-                wrong.extend(endpoint.map(|why| Wrong::new("metrics.otlp_endpoint", why)));
-            }
-        }
+        wrong.extend(self.metrics.iter().flat_map(Metrics::wrong));
         if let Some(remote) = &self.remote {
             if remote.address.is_none() {
                 wrong.push(Wrong::new("remote", "address: expected an address with a port, such as \"10.1.2.3:7443\""));

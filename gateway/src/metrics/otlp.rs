@@ -27,8 +27,8 @@ pub struct Times {
     pub gateway: u64,
 }
 
-/// The request, in protobuf.
-pub fn request(families: &Families, host: &str, times: Times) -> Vec<u8> {
+/// The request.
+pub fn request(families: &Families, host: &str, times: Times) -> ExportMetricsServiceRequest {
     let attributes =
         [("service.name", "failsafe"), ("service.version", env!("CARGO_PKG_VERSION")), ("host.name", host)];
     let attributes = attributes.into_iter().map(|(key, value)| attribute(key, value)).collect();
@@ -38,20 +38,24 @@ pub fn request(families: &Families, host: &str, times: Times) -> Vec<u8> {
         ..InstrumentationScope::default()
     };
     let metrics = families.all().iter().map(|family| metric(family, times)).collect();
-    let request = ExportMetricsServiceRequest {
+    ExportMetricsServiceRequest {
         resource_metrics: vec![ResourceMetrics {
             resource: Some(Resource { attributes, ..Resource::default() }),
             scope_metrics: vec![ScopeMetrics { scope: Some(scope), metrics, ..ScopeMetrics::default() }],
             ..ResourceMetrics::default()
         }],
-    };
-    request.encode_to_vec()
+    }
 }
 
 /// How many values the collector did not take, and why, by its answer; `None`: the answer is no such message.
 pub fn refused(answer: &[u8]) -> Option<(u64, String)> {
-    let partial = ExportMetricsServiceResponse::decode(answer).ok()?.partial_success.unwrap_or_default();
-    Some((u64::try_from(partial.rejected_data_points).unwrap_or(0), partial.error_message))
+    ExportMetricsServiceResponse::decode(answer).ok().map(not_taken)
+}
+
+/// The same of a message that was read.
+pub fn not_taken(answer: ExportMetricsServiceResponse) -> (u64, String) {
+    let partial = answer.partial_success.unwrap_or_default();
+    (u64::try_from(partial.rejected_data_points).unwrap_or(0), partial.error_message)
 }
 
 fn metric(family: &MetricFamily, times: Times) -> Metric {
@@ -128,7 +132,7 @@ mod tests {
             (6, 4.5),
             buckets.into_iter(),
         );
-        let bytes = request(&families, "node7", Times { now: 30, daemon: 20, gateway: 10 });
+        let bytes = request(&families, "node7", Times { now: 30, daemon: 20, gateway: 10 }).encode_to_vec();
         let read = ExportMetricsServiceRequest::decode(&bytes[..]).unwrap();
         let resource = &read.resource_metrics[0];
         let text = |all: &[KeyValue]| {

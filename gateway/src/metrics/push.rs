@@ -1,12 +1,14 @@
-//! Sends the metrics to a collector, by OTLP over HTTP.
+//! Sends the metrics to a collector, by OTLP over HTTP or gRPC.
 //!
 //! Invariants: one request at a time, with a limit of time; none is kept and sent again, because the next one has all counts since the
 //! start; what fails is counted in the metrics themselves, those of Prometheus too; the headers are read for each request and are not
 //! logged.
 
+mod grpc;
+
 use super::{families::Families, otlp, server::Scraped};
 use crate::{
-    config::{self, Wrong},
+    config::{self, Protocol, Wrong},
     notify::http::{self, Read, Url},
     secret::Secret,
 };
@@ -15,6 +17,7 @@ use hyper::{
     body::Bytes,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
+use prost::Message;
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -79,6 +82,7 @@ impl Counts {
 /// Sends metrics.
 pub struct Push {
     url: Url,
+    protocol: Protocol,
     shown: String,
     /// Answers may be quoted: what they can repeat of a request is no secret.
     quotes: bool,
@@ -104,17 +108,19 @@ impl Push {
         let file = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
         let headers = file(&config.otlp_headers_file).map(Secret::at);
         if let Some(secret) = &headers {
-            read(secret).map_err(|error| wrong("otlp_headers_file", format!("{error:#}")))?;
+            read(secret, config.otlp_protocol).map_err(|error| wrong("otlp_headers_file", format!("{error:#}")))?;
         }
         let ca = file(&config.otlp_ca_file);
         let authorities = || http::authorities(ca.as_deref().map(Path::new));
         let tls = url.tls.then(authorities).transpose();
         let tls = tls.map_err(|error| wrong("otlp_ca_file", format!("{error:#}")))?;
+        let protocol = config.otlp_protocol;
+        let tls = tls.map(|tls| if protocol == Protocol::Grpc { grpc::over_http2(&tls) } else { tls });
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let every = Duration::from_secs(config.otlp_interval_s);
-        let (shown, quotes) = (url.shown(), headers.is_none() && url.is_at(PATH));
+        let (shown, quotes) = (url.shown(), headers.is_none() && (protocol == Protocol::Grpc || url.is_at(PATH)));
         let started = SystemTime::now();
-        Ok(Some(Push { url, shown, quotes, tls, headers, every, host, started, counts: Arc::default() }))
+        Ok(Some(Push { url, protocol, shown, quotes, tls, headers, every, host, started, counts: Arc::default() }))
     }
 
     /// What it counts.
@@ -169,9 +175,15 @@ impl Push {
     async fn send(&self, families: &Families, daemon_ns: u64) -> Result<Option<(u64, String)>> {
         let ns = |at| u64::try_from(since_epoch(at).as_nanos()).unwrap_or(u64::MAX);
         let times = otlp::Times { now: ns(SystemTime::now()), daemon: daemon_ns, gateway: ns(self.started) };
-        let body = Bytes::from(otlp::request(families, &self.host, times));
-        let headers = self.headers.as_ref().map(read).transpose().context("metrics.otlp_headers_file")?;
-        let (headers, content) = (headers.unwrap_or_default(), "application/x-protobuf");
+        let request = otlp::request(families, &self.host, times);
+        let headers = self.headers.as_ref().map(|file| read(file, self.protocol)).transpose();
+        let headers = headers.context("metrics.otlp_headers_file")?.unwrap_or_default();
+        if self.protocol == Protocol::Grpc {
+            let answer = grpc::export(&self.url, self.tls.as_ref(), headers, request, PATIENCE).await?;
+            let of_collector = |status| anyhow::anyhow!(grpc::shown(&status, |text| self.quoted(text)));
+            return answer.map(|answer| Some(otlp::not_taken(answer))).map_err(of_collector);
+        }
+        let (body, content) = (Bytes::from(request.encode_to_vec()), "application/x-protobuf");
         let answer = http::post(&self.url, self.tls.as_ref(), content, headers, body, PATIENCE, Read::All).await?;
         let text = self.quoted(&answer.text);
         ensure!(answer.status.is_success(), "HTTP {}: {text}", answer.status.as_u16());
@@ -203,15 +215,23 @@ pub fn warnings(config: &config::Metrics) -> Vec<String> {
 /// What was expected.
 pub fn endpoint(config: &config::Metrics) -> Result<Url, String> {
     let has_headers = !config.otlp_headers_file.as_os_str().is_empty();
+    let example = match config.otlp_protocol {
+        Protocol::Http => "https://otel.example.org:4318",
+        Protocol::Grpc => "https://otel.example.org:4317",
+    };
     let url = Url::parse(&config.otlp_endpoint, has_headers).map_err(|why| {
-        why.replace("https://hooks.example.org/failsafe", "https://otel.example.org:4318")
-            .replace("secret_file", "otlp_headers_file")
+        why.replace("https://hooks.example.org/failsafe", example).replace("secret_file", "otlp_headers_file")
     })?;
-    Ok(if url.is_root() { url.join(PATH) } else { url })
+    match (config.otlp_protocol, url.is_root()) {
+        // gRPC names its own path.
+        (Protocol::Grpc, false) => Err(format!("expected a URL without a path for gRPC, such as {example}")),
+        (Protocol::Grpc, true) | (Protocol::Http, false) => Ok(url),
+        (Protocol::Http, true) => Ok(url.join(PATH)),
+    }
 }
 
 /// Lines `NAME: VALUE`.
-fn read(file: &Secret) -> Result<HeaderMap> {
+fn read(file: &Secret, protocol: Protocol) -> Result<HeaderMap> {
     let text = file.read()?;
     let text = std::str::from_utf8(&text).context("expected text in UTF-8")?;
     let mut headers = HeaderMap::new();
@@ -220,7 +240,8 @@ fn read(file: &Secret) -> Result<HeaderMap> {
         let expected = || format!("line {}: expected `NAME: VALUE`", at + 1);
         let (name, value) = line.split_once(':').with_context(expected)?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).ok().with_context(expected)?;
-        ensure!(!OWN.contains(&name.as_str()), "line {}: the gateway sets {name} itself", at + 1);
+        let is_own = OWN.contains(&name.as_str()) || (protocol == Protocol::Grpc && name.as_str().starts_with("grpc-"));
+        ensure!(!is_own, "line {}: the gateway sets {name} itself", at + 1);
         let mut value = HeaderValue::from_str(value.trim()).ok().with_context(expected)?;
         value.set_sensitive(true);
         headers.append(name, value);

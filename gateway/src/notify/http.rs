@@ -193,19 +193,7 @@ pub async fn post(
     all.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     all.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     all.insert(USER_AGENT, HeaderValue::from_static(concat!("failsafe-gateway/", env!("CARGO_PKG_VERSION"))));
-    let connected = async {
-        let stream = TcpStream::connect((url.host.as_str(), url.port)).await.context("cannot connect")?;
-        let stream: Box<dyn Stream> = match tls.filter(|_| url.tls) {
-            None if url.tls => bail!("there are no authorities to verify the server with"),
-            None => Box::new(stream),
-            Some(config) => {
-                let name = ServerName::try_from(url.host.clone())?;
-                Box::new(TlsConnector::from(config.clone()).connect(name, stream).await.context("TLS")?)
-            }
-        };
-        Ok(stream)
-    };
-    let stream = timeout_at(until, connected).await.with_context(late)??;
+    let stream = timeout_at(until, connect(url, tls)).await.with_context(late)??;
     let (mut sender, connection) =
         timeout_at(until, http1::handshake(TokioIo::new(stream))).await.with_context(late)??;
     let answered = async {
@@ -234,8 +222,28 @@ pub async fn post(
     }
 }
 
+/// Connects to a server, by TLS if the URL says so.
+///
+/// # Errors
+/// It cannot be reached or verified, or speaks none of the protocols that `tls` offers.
+pub async fn connect(url: &Url, tls: Option<&Arc<ClientConfig>>) -> Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect((url.host.as_str(), url.port)).await.context("cannot connect")?;
+    match tls.filter(|_| url.tls) {
+        None if url.tls => bail!("there are no authorities to verify the server with"),
+        None => Ok(Box::new(stream)),
+        Some(config) => {
+            let name = ServerName::try_from(url.host.clone())?;
+            let stream = TlsConnector::from(config.clone()).connect(name, stream).await.context("TLS")?;
+            if !config.alpn_protocols.is_empty() && stream.get_ref().1.alpn_protocol().is_none() {
+                bail!("the server does not speak HTTP/2 over TLS (ALPN)");
+            }
+            Ok(Box::new(stream))
+        }
+    }
+}
+
 /// A connection, with TLS or without.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 

@@ -1,5 +1,7 @@
 //! The sender between a failsafed that does not answer and a collector that answers what the test says.
 
+mod grpc;
+
 use super::*;
 use crate::metrics::{Server, Shown};
 use failsafe_intake::otlp::Form;
@@ -157,14 +159,14 @@ fn a_file_of_headers_that_is_wrong_is_named_by_line_and_not_quoted() {
     let file = folder.path().join("headers");
     for (text, line) in [("s3cret", 1), ("a: b\nbad name: s3cret", 2), ("a: b\n\nc: s3\u{1}cret", 3)] {
         std::fs::write(&file, text).unwrap();
-        let error = format!("{:#}", read(&Secret::at(file.clone())).unwrap_err());
+        let error = format!("{:#}", read(&Secret::at(file.clone()), Protocol::Http).unwrap_err());
         assert_eq!(error, format!("line {line}: expected `NAME: VALUE`"));
     }
     for (text, name) in
         [("X: 1\nHost: a", "host"), ("X: 1\nContent-Length: 3", "content-length"), ("X: 1\nTE: a", "te")]
     {
         std::fs::write(&file, text).unwrap();
-        let error = format!("{:#}", read(&Secret::at(file.clone())).unwrap_err());
+        let error = format!("{:#}", read(&Secret::at(file.clone()), Protocol::Http).unwrap_err());
         assert_eq!(error, format!("line 2: the gateway sets {name} itself"));
     }
     std::fs::write(&file, "s3cret").unwrap();
