@@ -1,8 +1,8 @@
 //! A gateway of a test's own: `failsafe-gateway` as an unprivileged user, in a cgroup of its own.
 
-use crate::{NOBODY, Node, TestCgroup, program, skip, wait_for_some};
+use crate::{NOBODY, Node, TestCgroup, program, skip, wait_for, wait_for_some};
 use anyhow::{Context, Result, bail};
-use nix::unistd::geteuid;
+use nix::unistd::{Uid, chown, geteuid};
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -33,6 +33,32 @@ pub fn cgroup(name: &str) -> Option<TestCgroup> {
 pub fn accepts(cgroup: &TestCgroup) -> String {
     let name = cgroup.path().file_name().unwrap_or_default().to_string_lossy();
     format!("[gateway]\nuser = \"nobody\"\ncgroup = \"/{name}\"\n")
+}
+
+/// The same, and it may report metrics for runs.
+pub fn receives(cgroup: &TestCgroup) -> String {
+    format!("{}receive = true\n", accepts(cgroup))
+}
+
+/// A gateway that receives OTLP, and its socket, which every user may connect to.
+///
+/// # Errors
+/// It cannot be started, or does not receive.
+pub fn receiver(node: &Node, cgroup: &TestCgroup) -> Result<(Gateway, PathBuf)> {
+    let folder = node.file("otlp");
+    fs::create_dir_all(&folder)?;
+    // The gateway makes its socket as its user.
+    chown(&folder, Some(Uid::from_raw(NOBODY)), None)?;
+    let socket = folder.join("otlp.sock");
+    let settings = format!(
+        "[receive]\nsocket = {:?}\nmetrics_socket = {:?}\n",
+        socket.display().to_string(),
+        node.metrics_socket().display().to_string()
+    );
+    let gateway = Gateway::start(node, cgroup.path(), &settings)?;
+    wait_for("metrics are received", || Ok(gateway.log().contains("metrics of runs are received")))
+        .with_context(|| gateway.log())?;
+    Ok((gateway, socket))
 }
 
 impl Gateway {

@@ -2,15 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::{
-    Launch, NOBODY, Node, TestCgroup,
-    gateway::{Gateway, accepts, cgroup},
+    Launch,
+    gateway::{accepts, cgroup, receiver, receives},
     on_node, program, skip,
 };
-use nix::unistd::{Uid, chown};
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 const LOSS: &str = r#"
@@ -51,31 +50,6 @@ fn python() -> bool {
         skip("/usr/bin/python3 is not installed");
     }
     found
-}
-
-/// A folder for the socket, which the gateway's user can write to.
-fn folder(node: &Node) -> Result<PathBuf> {
-    let folder = node.file("otlp");
-    std::fs::create_dir_all(&folder)?;
-    chown(&folder, Some(Uid::from_raw(NOBODY)), None)?;
-    Ok(folder)
-}
-
-fn receiver(node: &Node, cgroup: &TestCgroup) -> Result<(Gateway, PathBuf)> {
-    let socket = folder(node)?.join("otlp.sock");
-    let settings = format!(
-        "[receive]\nsocket = {:?}\nmetrics_socket = {:?}\n",
-        socket.display().to_string(),
-        node.metrics_socket().display().to_string()
-    );
-    let gateway = Gateway::start(node, cgroup.path(), &settings)?;
-    integration::wait_for("metrics are received", || Ok(gateway.log().contains("metrics of runs are received")))
-        .with_context(|| gateway.log())?;
-    Ok((gateway, socket))
-}
-
-fn receives(cgroup: &TestCgroup) -> String {
-    format!("{}receive = true\n", accepts(cgroup))
 }
 
 fn client(socket: &Path, calls: &str) -> (String, String) {
