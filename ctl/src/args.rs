@@ -22,8 +22,8 @@ mod run;
 mod scrape;
 
 pub use attest::{
-    AttestArgs, AttestCommand, AttestCommonArgs, AttestDiffArgs, AttestExpectArgs, AttestKeyCommand, AttestNodeArgs,
-    AttestPreflightArgs, AttestRotateArgs, AttestRunArgs, AttestVerifyArgs,
+    AttestActivateArgs, AttestArgs, AttestCommand, AttestCommonArgs, AttestDiffArgs, AttestExpectArgs,
+    AttestKeyCommand, AttestNodeArgs, AttestPreflightArgs, AttestRotateArgs, AttestRunArgs, AttestVerifyArgs,
 };
 pub use audit::{EventsArgs, ExplainArgs, IncidentsArgs, Source};
 pub use control::{ControlArgs, FreezeArgs};

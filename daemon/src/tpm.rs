@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: one thread speaks to the TPM, and it has no descriptor of the daemon's; nobody waits for it longer than
-//! [`ANSWER`], and not longer than [`LAST`] after the daemon began to stop; after a command without an answer nobody waits until
+//! [`ANSWER`], but for an administrator's [`ACTIVATION`], and not longer than [`LAST`] after the daemon began to stop; after a command without an answer nobody waits until
 //! it ends; a failure is remembered for [`AGAIN`], except that there is no TPM, which is asked each time.
 //! No thread of the freeze path uses it. Everything works without a TPM: whoever asks gets the reason as text.
 
@@ -15,7 +15,7 @@ mod session;
 
 use crate::platform::apart;
 use failsafe_attest::{TpmKey, TpmStatus};
-use failsafe_tpm::{Endorsements, Pcrs, Quote, TpmError};
+use failsafe_tpm::{Credential, Endorsements, Pcrs, Quote, TpmError};
 use session::{Live, Session};
 use std::{
     path::PathBuf,
@@ -29,6 +29,8 @@ use std::{
 
 /// How long an answer is waited for.
 pub const ANSWER: Duration = Duration::from_secs(5);
+/// How long an activation is waited for: some TPMs make an RSA key for many seconds. Meanwhile nobody else gets an answer.
+pub const ACTIVATION: Duration = Duration::from_secs(60);
 /// How long an answer is waited for after the daemon began to stop.
 pub const LAST: Duration = Duration::from_secs(1);
 /// How often whoever waits looks whether the daemon stops.
@@ -173,6 +175,21 @@ impl NodeTpm {
         self.ask(|live| refused_alone(live.tpm.endorsements()))?.map_err(NoTpm::not_now)
     }
 
+    /// Decrypts a secret that a verifier encrypted for the attestation key and for an endorsement key of this TPM.
+    ///
+    /// # Errors
+    /// Why there is no answer, or the secret is not for both.
+    pub fn activate(&self, credential: Credential) -> Result<Vec<u8>, NoTpm> {
+        let work = move |live: &mut Live| {
+            let key = live.key()?;
+            live.tpm.transport().set_patience(ACTIVATION);
+            let secret = live.tpm.activate(&key, &credential);
+            live.tpm.transport().set_patience(ANSWER);
+            refused_alone(secret)
+        };
+        self.request(ACTIVATION, move |session| session.with(true, work))?.map_err(NoTpm::not_now)
+    }
+
     /// A quote that is bound to these bytes, and the values of the PCRs that it covers.
     ///
     /// # Errors
@@ -225,18 +242,19 @@ impl NodeTpm {
         &self,
         work: impl Fn(&mut Live) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, NoTpm> {
-        self.request(move |session| session.with(true, work))
+        self.request(ANSWER, move |session| session.with(true, work))
     }
 
     fn ask_once<T: Send + 'static>(
         &self,
         work: impl Fn(&mut Live) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, NoTpm> {
-        self.request(move |session| session.with(false, work))
+        self.request(ANSWER, move |session| session.with(false, work))
     }
 
     fn request<T: Send + 'static>(
         &self,
+        patience: Duration,
         work: impl FnOnce(&mut Session) -> Result<T, NoTpm> + Send + 'static,
     ) -> Result<T, NoTpm> {
         if self.settings.disabled {
@@ -258,14 +276,14 @@ impl NodeTpm {
         let given_up = Arc::new(AtomicBool::new(false));
         let work = Box::new(move |session: &mut Session| drop(give.send(work(session))));
         let number = self.send(given_up.clone(), work)?;
-        let result = match self.receive(&answer) {
+        let result = match self.receive(&answer, patience) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
                 given_up.store(true, Ordering::Relaxed);
                 self.late.fetch_max(number, Ordering::Relaxed);
                 return Err(NoTpm::Failed(match self.ends.get() {
                     Some(_) => "the TPM did not answer before the daemon stopped".to_owned(),
-                    None => format!("the TPM did not answer within {} s", ANSWER.as_secs()),
+                    None => format!("the TPM did not answer within {} s", patience.as_secs()),
                 }));
             }
             Err(RecvTimeoutError::Disconnected) => Err(NoTpm::Failed("the thread of the TPM ended".to_owned())),
@@ -276,10 +294,10 @@ impl NodeTpm {
         result
     }
 
-    fn receive<T>(&self, answer: &Receiver<T>) -> Result<T, RecvTimeoutError> {
+    fn receive<T>(&self, answer: &Receiver<T>, patience: Duration) -> Result<T, RecvTimeoutError> {
         let asked = Instant::now();
         loop {
-            let by = asked + ANSWER;
+            let by = asked + patience;
             let by = self.ends.get().map_or(by, |ends| by.min(*ends));
             let left = by.saturating_duration_since(Instant::now());
             match answer.recv_timeout(left.min(LOOK)) {

@@ -35,6 +35,8 @@ pub enum AttestCommand {
 pub enum AttestKeyCommand {
     /// Show the public keys of this node, as lines for a list of allowed keys.
     Show(Output),
+    /// Decrypt a verifier's secret with the TPM, which shows that the TPM key is in the TPM of an endorsement key.
+    Activate(AttestActivateArgs),
     /// Sign with a new key from now on. The old public key stays listed.
     Rotate(AttestRotateArgs),
 }
@@ -214,6 +216,21 @@ pub struct AttestPreflightArgs {
     /// The command and its arguments. It is not executed.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// `attest key activate`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  failsafectl attest key activate credential -o answer")]
+pub struct AttestActivateArgs {
+    /// The encrypted secret, a file of `tpm2_makecredential`; `-`: standard input.
+    #[arg(value_name = "CREDENTIAL")]
+    pub credential: PathBuf,
+    /// The file to write the secret to. Only its owner may read it.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Replace the file if it exists. A symbolic link is never replaced.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `attest key rotate`.

@@ -180,6 +180,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
             AttestCommand::Expect(args) => attest::reference::expect(&args),
             AttestCommand::Preflight(args) => attest::preflight::preflight(&args),
             AttestCommand::Key { what: AttestKeyCommand::Show(output) } => attest::key::show(place, output),
+            AttestCommand::Key { what: AttestKeyCommand::Activate(args) } => attest::key::activate(place, &args),
             AttestCommand::Key { what: AttestKeyCommand::Rotate(args) } => attest::key::rotate(place, &args),
         },
         Command::Log { what } => log::log(place, &what),

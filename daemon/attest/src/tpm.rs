@@ -17,8 +17,8 @@ use crate::{
     statement::Predicate,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-pub use failsafe_tpm::endorsement::MAX_CERTIFICATE;
 use failsafe_tpm::{Pcrs, Public, Quoted, quoted::PCRS, signature, wire::WireError};
+pub use failsafe_tpm::{activation::MAX_CREDENTIAL, endorsement::MAX_CERTIFICATE};
 use p256::{
     EncodedPoint,
     ecdsa::{Signature, VerifyingKey, signature::Verifier},

@@ -28,7 +28,7 @@ use failsafe_attest::{
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
 use failsafe_proto::{ErrorReason, v1};
-use failsafe_tpm::{Endorsement, Endorsements};
+use failsafe_tpm::{Credential, Endorsement, Endorsements};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -206,6 +206,29 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         };
         let keys = keys.iter().map(node_key).chain(of_tpm).collect();
         Ok(Response::new(v1::ListKeysResponse { keys, no_tpm, no_endorsement }))
+    }
+
+    async fn activate_key(
+        &self,
+        request: Request<v1::ActivateKeyRequest>,
+    ) -> Result<Response<v1::ActivateKeyResponse>, Status> {
+        self.0.principal(&request)?.may_attest_node()?;
+        let share = Peer::of(&request)?.share();
+        let credential = Credential::parse(&request.into_inner().credential).map_err(|error| {
+            let expected = "expected a file of tpm2_makecredential";
+            ErrorReason::InvalidRequest.status(format!("credential: {error}; {expected}"))
+        })?;
+        let attestor = &self.0.attestor;
+        // It takes the TPM for seconds.
+        let permit = attestor.limit.take(share);
+        let permit = permit.map_err(|exceeded| ErrorReason::LimitReached.status(exceeded.to_string()))?;
+        let tpm = attestor.tpm.clone();
+        let secret = self.0.work(share).read(share, move || {
+            let _permit = permit;
+            tpm.activate(credential)
+        });
+        let secret = secret.await?.map_err(|why| ErrorReason::StatementUnavailable.status(why.to_string()))?;
+        Ok(Response::new(v1::ActivateKeyResponse { secret }))
     }
 
     async fn rotate_key(

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 31] = [
+        const READS: [&str; 32] = [
+            "AttestationService/ActivateKey",
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",

@@ -19,7 +19,8 @@ const NO_SESSIONS: u16 = 0x8001;
 /// `TPM_ST_SESSIONS`.
 const SESSIONS: u16 = 0x8002;
 /// A session with an empty password: `TPM_RS_PW`, no nonce, no attributes, no password.
-const EMPTY_PASSWORD: [u8; 9] = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+pub(crate) const EMPTY_PASSWORD: [u8; 9] = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+const CREATE_PRIMARY: &str = "TPM2_CreatePrimary";
 /// Bytes in front of an answer.
 const HEADER: usize = 10;
 
@@ -73,10 +74,22 @@ pub(crate) struct Command {
     pub authorised: bool,
 }
 
+impl Key {
+    /// What the TPM calls it while it is loaded.
+    pub(crate) fn handle(&self) -> u32 {
+        self.handle
+    }
+}
+
 impl<T: Transport> Tpm<T> {
     /// Over this transport.
     pub fn new(transport: T) -> Tpm<T> {
         Tpm(transport)
+    }
+
+    /// The transport.
+    pub fn transport(&mut self) -> &mut T {
+        &mut self.0
     }
 
     /// Manufacturer and firmware, such as `IBM, firmware 20191023.163636`.
@@ -117,17 +130,21 @@ impl<T: Transport> Tpm<T> {
     /// # Errors
     /// [`TpmError`].
     pub fn key(&mut self) -> Result<Key, TpmError> {
-        let command = Command { name: "TPM2_CreatePrimary", code: 0x131, handles: &[ENDORSEMENT], authorised: true };
+        let (handle, area) = self.primary(&template())?;
+        let public = Public::parse(&area).map_err(|source| TpmError::Answer { command: CREATE_PRIMARY, source })?;
+        Ok(Key { handle, public })
+    }
+
+    /// Makes a key of the endorsement hierarchy: its handle and its public area.
+    pub(crate) fn primary(&mut self, template: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
+        let command = Command { name: CREATE_PRIMARY, code: 0x131, handles: &[ENDORSEMENT], authorised: true };
         // No password and no data of the caller; no outside data; no PCRs of the creation.
         let mut parameters = vec![0, 4, 0, 0, 0, 0];
-        put_sized(&mut parameters, &template());
+        put_sized(&mut parameters, template);
         parameters.extend([0, 0, 0, 0, 0, 0]);
-        let answer = self.send_for_handle(&command, &parameters)?;
-        let read = |(handle, parameters): &(u32, Vec<u8>)| {
-            let area = Reader::new(parameters).sized("the public area", 512)?;
-            Ok(Key { handle: *handle, public: Public::parse(area)? })
-        };
-        read(&answer).map_err(|source| TpmError::Answer { command: command.name, source })
+        let (handle, answer) = self.send_for_handle(&command, &parameters)?;
+        let area = Reader::new(&answer).sized("the public area", 512).map(<[u8]>::to_vec);
+        area.map(|area| (handle, area)).map_err(|source| TpmError::Answer { command: command.name, source })
     }
 
     /// Removes a loaded key from the TPM.
@@ -135,8 +152,13 @@ impl<T: Transport> Tpm<T> {
     /// # Errors
     /// [`TpmError`].
     pub fn flush(&mut self, key: &Key) -> Result<(), TpmError> {
+        self.flush_handle(key.handle)
+    }
+
+    /// The same with any key or session.
+    pub(crate) fn flush_handle(&mut self, handle: u32) -> Result<(), TpmError> {
         let command = Command { name: "TPM2_FlushContext", code: 0x165, handles: &[], authorised: false };
-        self.send(&command, &[], &key.handle.to_be_bytes()).map(drop)
+        self.send(&command, &[], &handle.to_be_bytes()).map(drop)
     }
 
     /// The values of PCRs. A TPM gives eight of them at once, so they are not of one moment: compare with the digest of a quote.
@@ -184,7 +206,18 @@ impl<T: Transport> Tpm<T> {
 
     /// The parameters of the answer.
     pub(crate) fn send(&mut self, command: &Command, handles: &[u32], parameters: &[u8]) -> Result<Vec<u8>, TpmError> {
-        let answer = self.exchange(command, handles, parameters)?;
+        self.send_authorised(command, handles, &EMPTY_PASSWORD, parameters)
+    }
+
+    /// The same with these sessions, if the command needs authorisation.
+    pub(crate) fn send_authorised(
+        &mut self,
+        command: &Command,
+        handles: &[u32],
+        authorisation: &[u8],
+        parameters: &[u8],
+    ) -> Result<Vec<u8>, TpmError> {
+        let answer = self.exchange(command, handles, authorisation, parameters)?;
         let read = |mut reader: Reader<'_>| {
             if command.authorised {
                 let n = reader.u32("the length of the parameters")?;
@@ -197,7 +230,7 @@ impl<T: Transport> Tpm<T> {
 
     /// The handle and the parameters of the answer of an authorised command.
     fn send_for_handle(&mut self, command: &Command, parameters: &[u8]) -> Result<(u32, Vec<u8>), TpmError> {
-        let answer = self.exchange(command, &[], parameters)?;
+        let answer = self.exchange(command, &[], &EMPTY_PASSWORD, parameters)?;
         let read = |mut reader: Reader<'_>| {
             let (handle, n) = (reader.u32("the handle")?, reader.u32("the length of the parameters")?);
             Ok((handle, reader.take("the parameters", n as usize)?.to_vec()))
@@ -206,14 +239,20 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// What is behind the header of the answer.
-    fn exchange(&mut self, command: &Command, handles: &[u32], parameters: &[u8]) -> Result<Vec<u8>, TpmError> {
+    fn exchange(
+        &mut self,
+        command: &Command,
+        handles: &[u32],
+        authorisation: &[u8],
+        parameters: &[u8],
+    ) -> Result<Vec<u8>, TpmError> {
         let mut body = Vec::new();
         for handle in command.handles.iter().chain(handles) {
             body.extend(handle.to_be_bytes());
         }
         if command.authorised {
-            body.extend((EMPTY_PASSWORD.len() as u32).to_be_bytes());
-            body.extend(EMPTY_PASSWORD);
+            body.extend((authorisation.len() as u32).to_be_bytes());
+            body.extend(authorisation);
         }
         body.extend(parameters);
         let tag = if command.authorised { SESSIONS } else { NO_SESSIONS };

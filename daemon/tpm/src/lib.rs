@@ -3,6 +3,7 @@
 //! ```text
 //! daemon:   Tpm<Transport> ─► key, PCR values, quote, counter          (command)
 //!           Tpm<Transport> ─► certificates of the endorsement keys     (endorsement)
+//!           Tpm<Transport> ─► the secret of a verifier               (activation)
 //! verifier: bytes of a quote ─► Public, Quoted, signature              (public, quoted)
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod activation;
 pub mod command;
 pub mod counter;
 pub mod endorsement;
@@ -20,6 +22,7 @@ pub mod quoted;
 pub mod response;
 pub mod wire;
 
+pub use activation::Credential;
 pub use command::{Key, Pcrs, Quote, Tpm, Transport};
 pub use endorsement::{Endorsement, Endorsements};
 pub use public::Public;

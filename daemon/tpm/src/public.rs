@@ -8,7 +8,7 @@ use crate::wire::{Reader, WireError, put_sized};
 use sha2::{Digest, Sha256};
 
 /// `TPM_ALG_ECC`.
-const ECC: u16 = 0x0023;
+pub(crate) const ECC: u16 = 0x0023;
 /// `TPM_ALG_SHA256`.
 pub const SHA256: u16 = 0x000b;
 /// `TPM_ALG_NULL`.
@@ -16,7 +16,7 @@ pub const NULL: u16 = 0x0010;
 /// `TPM_ALG_ECDSA`.
 pub const ECDSA: u16 = 0x0018;
 /// `TPM_ECC_NIST_P256`.
-const P256: u16 = 0x0003;
+pub(crate) const P256: u16 = 0x0003;
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign.
 const ATTRIBUTES: u32 = 0x0005_0472;
 /// `TPM_RH_ENDORSEMENT`: the hierarchy of the key.

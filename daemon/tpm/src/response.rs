@@ -58,6 +58,7 @@ fn meaning(code: u32) -> &'static str {
         0x923 => "NV memory cannot be written now (TPM_RC_NV_UNAVAILABLE)",
         0x84 => "a value is wrong (TPM_RC_VALUE)",
         0x85 => "the hierarchy is disabled (TPM_RC_HIERARCHY)",
+        0x9f => "it is not for this key, or not for this TPM (TPM_RC_INTEGRITY)",
         0x8b => "there is no such handle (TPM_RC_HANDLE)",
         0x8e | 0xa2 => "the hierarchy has a password, which failsafe does not have (TPM_RC_AUTH_FAIL)",
         _ => "for a reason that failsafe does not know",

@@ -167,6 +167,31 @@ fn enrolment() -> Result<Vec<String>> {
     Ok(blocks.map(str::to_owned).collect())
 }
 
+/// The daemon decrypts the verifier's secret for administrators, and nothing else for anybody.
+fn activated(node: &Node, folder: &Path) -> Result<()> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (credential, answer) = (path("credential"), path("answer-of-the-daemon"));
+    let activate = ["attest", "key", "activate", &credential, "-o", &answer];
+    let of_nobody = node.ctl_as(integration::NOBODY, activate)?;
+    ensure!(of_nobody.code != 0 && !Path::new(&answer).exists(), "{}", of_nobody.err);
+    let said = node.ctl(activate)?.expect(0)?.out;
+    ensure!(said.ends_with("answer-of-the-daemon: the secret, 32 bytes; the verifier compares it\n"), "{said}");
+    ensure!(fs::read(folder.join("secret"))? == fs::read(&answer)?, "another secret");
+    // A secret for another key, and what is no credential.
+    let mut bytes = fs::read(&credential)?;
+    *bytes.last_mut().context("an empty credential")? ^= 1;
+    fs::write(path("altered"), &bytes)?;
+    fs::write(path("cut"), &bytes[..100])?;
+    for (file, expected) in [("altered", "the TPM refuses TPM2_ActivateCredential"), ("cut", "credential: ")] {
+        let refused = node.ctl(["attest", "key", "activate", &path(file), "-o", &path("none")])?;
+        ensure!(refused.code != 0 && refused.err.contains(expected), "{file}: {} {}", refused.code, refused.err);
+    }
+    // A refusal leaves the TPM as it was.
+    let (_, printed) = attest(node, "after.json", &[])?;
+    ensure!(printed.contains("quoted by a TPM"), "{printed}");
+    node.ctl(["attest", "key", "activate", &credential, "-o", &answer, "--force"])?.expect(0).map(drop)
+}
+
 #[test]
 fn a_tpm_key_is_enrolled_by_credential_activation_as_documented_and_its_maker_is_verified() -> Result<()> {
     let test = "a_tpm_key_is_enrolled_by_credential_activation_as_documented_and_its_maker_is_verified";
@@ -199,17 +224,22 @@ fn a_tpm_key_is_enrolled_by_credential_activation_as_documented_and_its_maker_is
         let (code, _, err) = verify(node, &file, &["--keys", &without, "--tpm-roots", &roots])?;
         ensure!(code == 22 && err.contains("has no EK certificate of TPM key"), "{code} {err}");
 
-        node.stop()?;
         let folder = node.file("enrolment");
         fs::create_dir(&folder)?;
         fs::copy(&keys, folder.join("keys"))?;
         fs::copy(&roots, folder.join("manufacturers.pem"))?;
         let blocks = enrolment()?;
         ensure!(blocks.len() == 3, "{blocks:?}");
-        for block in blocks {
+        let (verifier, others) = blocks.split_first().context("no blocks")?;
+        shell(&tpm, &folder, verifier)?;
+        activated(node, &folder)?;
+
+        // The same with tpm2-tools, where no daemon runs.
+        node.stop()?;
+        for block in others {
             // The kernel's resource manager unloads keys between two commands. A software TPM has none.
             let unload = |text: String, next: &str| text.replacen(next, &format!("tpm2_flushcontext -t\n   {next}"), 1);
-            shell(&tpm, &folder, &["tpm2_createek", "tpm2_startauthsession"].into_iter().fold(block, unload))?;
+            shell(&tpm, &folder, &["tpm2_createek", "tpm2_startauthsession"].into_iter().fold(block.clone(), unload))?;
         }
         ensure!(fs::read(folder.join("secret"))? == fs::read(folder.join("answer"))?, "another secret");
         let allowed = folder.join("allowed").display().to_string();

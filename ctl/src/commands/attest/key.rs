@@ -1,12 +1,17 @@
 //! `attest key`.
 
+use super::{read, shown};
 use crate::{
-    args::{AttestRotateArgs, Output},
+    args::{AttestActivateArgs, AttestRotateArgs, Output},
     client::{Client, block_on},
-    commands::Place,
+    commands::{
+        Place,
+        file::{free, save},
+    },
     exit::{Exit, Fail},
     render::{attest as page, json, print},
 };
+use failsafe_attest::tpm::MAX_CREDENTIAL;
 use failsafe_proto::v1 as pb;
 use serde_json::json;
 
@@ -23,6 +28,19 @@ pub(in crate::commands) fn show(place: &Place<'_>, output: Output) -> Result<Exi
     } else {
         page::keys(&keys, (&no_tpm, &no_endorsement), &host, &place.zone)
     })?;
+    Ok(Exit::Done)
+}
+
+pub(in crate::commands) fn activate(place: &Place<'_>, args: &AttestActivateArgs) -> Result<Exit, Fail> {
+    free(&args.output, args.force)?;
+    let credential = read(&args.credential, MAX_CREDENTIAL)?;
+    let secret = block_on(async {
+        let client = Client::connect(place.daemon).await?;
+        let request = pb::ActivateKeyRequest { credential };
+        Ok(client.attestation().activate_key(request).await?.into_inner().secret)
+    })?;
+    save(&args.output, args.force, &secret)?;
+    print(&format!("{}: the secret, {} bytes; the verifier compares it\n", shown(&args.output), secret.len()))?;
     Ok(Exit::Done)
 }
 

@@ -4,7 +4,7 @@
 mod node;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use failsafe_tpm::{Endorsements, Quote, Quoted, Tpm, TpmError, Transport, signature};
+use failsafe_tpm::{Credential, Endorsements, Quote, Quoted, Tpm, TpmError, Transport, signature};
 use node::Swtpm;
 use p256::{
     EncodedPoint,
@@ -210,4 +210,43 @@ fn a_hierarchy_with_a_password_and_a_bank_that_is_missing_are_named() {
     assert!(why.contains("TPM2_CreatePrimary") && why.contains("has a password"), "{why}");
     assert!(matches!(tpm.pcrs(&[24]), Err(TpmError::NoBank(24))));
     assert!(tpm.about().unwrap().contains("firmware"), "it still answers");
+}
+
+#[test]
+fn a_secret_for_the_key_and_for_the_endorsement_key_of_the_tpm_is_decrypted_and_no_other() {
+    let test = "a_secret_for_the_key_and_for_the_endorsement_key_of_the_tpm_is_decrypted_and_no_other";
+    let (Some(swtpm), Some(other)) = (Swtpm::start(test), Swtpm::start(test)) else { return };
+    let tool = |program: &str, args: &[&str]| {
+        let (done, text) = swtpm.tool(program, args);
+        assert!(done, "{program}: {text}");
+    };
+    let key = connected(&swtpm).key().unwrap().public;
+    fs::write(swtpm.folder().join("secret"), [7; 32]).unwrap();
+    for kind in ["rsa", "ecc"] {
+        tool("tpm2_flushcontext", &["-t"]);
+        tool("tpm2_createek", &["-Q", "-G", kind, "-c", "ek.ctx", "-u", "ek.pem", "-f", "pem"]);
+        tool("tpm2_flushcontext", &["-t"]);
+        let credential = |name: [u8; 32]| {
+            let name = format!("000b{}", hex::encode(name));
+            let args = ["-T", "none", "-G", kind, "-u", "ek.pem", "-s", "secret", "-n", &name, "-o", "credential"];
+            tool("tpm2_makecredential", &args);
+            Credential::parse(&fs::read(swtpm.folder().join("credential")).unwrap()).unwrap()
+        };
+        let activated = |swtpm: &Swtpm, credential: &Credential| {
+            let mut tpm = connected(swtpm);
+            let key = tpm.key().unwrap();
+            let secret = tpm.activate(&key, credential);
+            tpm.flush(&key).unwrap();
+            secret.map_err(|error| error.to_string())
+        };
+        let (good, of_another) = (credential(key.digest()), credential([1; 32]));
+        // Neither keys nor sessions fill the TPM.
+        for _ in 0..5 {
+            assert_eq!(activated(&swtpm, &good).as_deref(), Ok(&[7; 32][..]), "{kind}");
+            let why = activated(&swtpm, &of_another).unwrap_err();
+            assert!(why.contains("TPM2_ActivateCredential") && why.contains("not for this key"), "{kind}: {why}");
+        }
+        let why = activated(&other, &good).unwrap_err();
+        assert!(why.contains("TPM2_ActivateCredential"), "{kind}: {why}");
+    }
 }
