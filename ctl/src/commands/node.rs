@@ -61,6 +61,14 @@ fn observes(status: &pb::StatusResponse) -> String {
     format!("nothing is refused or frozen: {}", line.trim_end())
 }
 
+/// A thread that is needed to freeze runs makes no progress.
+fn no_progress(status: &pb::StatusResponse) -> String {
+    match status.no_progress.as_str() {
+        "" => String::new(),
+        thread => format!("the daemon's thread `{thread}` hangs: violations are not acted upon"),
+    }
+}
+
 fn page(status: &pb::StatusResponse, paint: Paint) -> String {
     let now = status.at_ns;
     let log = match status.log_state.as_str() {
@@ -75,6 +83,7 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
             ("runs", format!("{} live, {} frozen", status.runs, status.frozen)),
             ("not judged", not_judged(status.guarded)),
             ("OBSERVES", observes(status)),
+            ("NO PROGRESS", no_progress(status)),
             ("NOT PINNED", status.not_pinned.clone()),
             ("audit log", log),
             ("last drill proof", drilled(status)),

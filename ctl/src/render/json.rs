@@ -257,6 +257,7 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "log_state": status.log_state,
         "nvml": status.nvml,
         "costs": status.costs,
+        "no_progress": status.no_progress,
         "not_pinned": status.not_pinned,
         "drill": status.drill.as_ref().map(super::drill::state),
         "mode": if status.mode.clone().unwrap_or_default().mode() == pb::NodeMode::Observe { "observe" } else { "enforce" },

@@ -46,6 +46,8 @@ pub enum Input {
     Unread(Unread),
     /// A metric that a rule needs is missing, or is reported again.
     Silent(Silent),
+    /// Several metrics that rules of one run need are missing since the same time.
+    Missing(Missing),
     /// From here on the run is bounded as its policy says, or only watched. Before its start: from its start on.
     Mode {
         /// The run.
@@ -88,6 +90,7 @@ impl Input {
             Input::Gap(gap) => gap.at,
             Input::Unread(unread) => unread.at,
             Input::Silent(silent) => silent.at,
+            Input::Missing(missing) => missing.at,
             Input::SeriesEnded { at, .. } | Input::Mode { at, .. } | Input::Manifest { at, .. } => *at,
         }
     }
@@ -246,7 +249,7 @@ pub struct Silent {
     pub run: RunId,
     /// The metric's name.
     pub metric: String,
-    /// The rules that need it.
+    /// The rules that need it: the first [`NAMED`], and how many more there are.
     pub rules: Vec<String>,
     /// Why it counts as missing; `None` when it is reported again.
     pub why: Option<String>,
@@ -262,5 +265,48 @@ impl Silent {
         };
         let (seq, at, run) = (self.seq, self.at, Some(self.run));
         Gap { seq, at, source: Source::App, run, gpu: None, what, lost: 0, blind: self.why.is_some() }
+    }
+}
+
+/// Rules and metrics that a text about several of them names. The rest is a number: any user can write a policy of a thousand.
+pub const NAMED: usize = 8;
+
+/// The first [`NAMED`] of these texts, and how many more there are.
+pub fn named<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Vec<String> {
+    let mut texts = texts.into_iter();
+    let mut out: Vec<String> = texts.by_ref().take(NAMED).map(Into::into).collect();
+    let more = texts.count();
+    if more > 0 {
+        out.push(format!("and {more} more"));
+    }
+    out
+}
+
+/// Metrics of a run that its rules need, and that are all found missing at the same time. The engine decides once for all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The input's number.
+    pub seq: u64,
+    /// When it was noticed.
+    pub at: MonoTime,
+    /// The run.
+    pub run: RunId,
+    /// Why each metric counts as missing, by its name.
+    pub metrics: BTreeMap<String, String>,
+    /// The rules that need them: the first [`NAMED`], and how many more there are.
+    pub rules: Vec<String>,
+}
+
+impl Missing {
+    /// The metrics with their reasons, in words.
+    pub fn text(&self) -> String {
+        named(self.metrics.iter().map(|(metric, why)| format!("metric.{metric} ({why})"))).join(", ")
+    }
+
+    /// The same as a gap, for the record.
+    pub fn gap(&self) -> Gap {
+        let what = format!("rule(s) {} cannot judge {}", self.rules.join(", "), self.text());
+        let (seq, at, run) = (self.seq, self.at, Some(self.run));
+        Gap { seq, at, source: Source::App, run, gpu: None, what, lost: 0, blind: true }
     }
 }

@@ -2,15 +2,16 @@
 //! than its `stale`.
 //!
 //! ```text
-//! started, metric, tick ─► Silence ─► Input::Silent ─► engine (on_blind), audit log (gap)
+//! started, metric, tick ─► Silence ─► Input::Silent, Input::Missing ─► engine (on_blind), audit log (gap)
 //! ```
 //!
 //! Owned by the pipeline, like [`crate::xid::Storms`]: what it finds enters the engine as an input, so that a recording holds
 //! it, and a recording from before there was such an input replays to what was decided then. While a run is frozen it cannot
-//! report: that time does not count.
+//! report: that time does not count. Invariant: what a tick finds of one run is one input, so that the work of a tick is that of the
+//! metrics, whatever the policy of the run.
 
 use crate::{
-    input::{Run, Silent},
+    input::{Input, Missing, Run, Silent, named},
     policy::{Policy, diagnostic::nearest},
     subject::RunId,
     time::{MonoTime, Span},
@@ -21,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const USUAL_TIMES: u64 = 10;
 /// Names of other metrics that are remembered for suggestions.
 const NAMES: usize = 64;
+/// Metrics of one input that have a suggestion: each is compared with all these names.
+const SUGGESTIONS: usize = 8;
 
 /// What is known of the runs' metrics.
 #[derive(Debug, Default)]
@@ -101,44 +104,58 @@ impl Silence {
         if !std::mem::take(&mut needed.silent) {
             return None;
         }
-        let rules = needed.rules.clone();
+        let rules = named(&needed.rules);
         Some(Silent { seq: 0, at, run, metric: metric.to_owned(), rules, why: None })
     }
 
-    /// What is missing now and was not before. `frozen` says which runs cannot report.
-    pub fn tick(&mut self, now: MonoTime, frozen: impl Fn(RunId) -> bool) -> Vec<Silent> {
+    /// What is missing now and was not before: at most one input of each run. `frozen` says which runs cannot report.
+    pub fn tick(&mut self, now: MonoTime, frozen: impl Fn(RunId) -> bool) -> Vec<Input> {
         let mut out = Vec::new();
         for (run, watched) in &mut self.runs {
             let frozen = frozen(*run);
+            let (mut metrics, mut rules) = (BTreeMap::new(), BTreeSet::new());
             for (metric, needed) in &mut watched.needed {
                 if frozen {
                     needed.from = now;
                     continue;
                 }
-                let Some(why) = needed.missing(metric, now, &watched.others).filter(|_| !needed.silent) else {
+                // What is known to be missing costs nothing more.
+                if needed.silent || !needed.is_missing(now) {
                     continue;
-                };
+                }
+                let near = if metrics.len() < SUGGESTIONS { close(metric, &watched.others) } else { None };
+                metrics.insert(metric.clone(), needed.why(metric, now, near));
+                rules.extend(needed.rules.iter().map(String::as_str));
                 needed.silent = true;
-                let (metric, rules) = (metric.clone(), needed.rules.clone());
-                out.push(Silent { seq: 0, at: now, run: *run, metric, rules, why: Some(why) });
             }
+            out.extend(input(*run, now, metrics, named(rules)));
         }
         out
     }
 }
 
+/// `None`: nothing is missing.
+fn input(run: RunId, at: MonoTime, mut metrics: BTreeMap<String, String>, rules: Vec<String>) -> Option<Input> {
+    if metrics.len() > 1 {
+        return Some(Input::Missing(Missing { seq: 0, at, run, metrics, rules }));
+    }
+    let (metric, why) = metrics.pop_first()?;
+    Some(Input::Silent(Silent { seq: 0, at, run, metric, rules, why: Some(why) }))
+}
+
 impl Needed {
-    fn missing(&self, metric: &str, now: MonoTime, others: &BTreeSet<String>) -> Option<String> {
+    fn is_missing(&self, now: MonoTime) -> bool {
+        now.since(self.from) > if self.last.is_some() { self.limit() } else { self.grace }
+    }
+
+    /// `near`: a metric that the run reports and that was probably meant.
+    fn why(&self, metric: &str, now: MonoTime, near: Option<&str>) -> String {
         let quiet = now.since(self.from);
-        match self.last {
-            None if quiet > self.grace => {
-                let near = close(metric, others);
-                let near = near.map(|near| format!("; the run reports `{near}`, the rule needs `{metric}`"));
-                Some(format!("no value in {quiet} (grace {}){}", self.grace, near.unwrap_or_default()))
-            }
-            Some(_) if quiet > self.limit() => Some(format!("no value for {quiet} (limit {})", self.limit())),
-            _ => None,
+        if self.last.is_some() {
+            return format!("no value for {quiet} (limit {})", self.limit());
         }
+        let near = near.map(|near| format!("; the run reports `{near}`, the rule needs `{metric}`"));
+        format!("no value in {quiet} (grace {}){}", self.grace, near.unwrap_or_default())
     }
 
     fn limit(&self) -> Span {

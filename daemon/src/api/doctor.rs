@@ -3,6 +3,7 @@
 use super::{Context, drill, log_state};
 use crate::{
     guard::{Group, ProgramState, Via},
+    pipeline::pulse::Stuck,
     platform::{
         Mounts, ProcFs, clock,
         sched::{self, Granted},
@@ -41,6 +42,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     mounts(&mut out);
     programs(context, &mut out);
     scheduling(&mut out);
+    progress(context, &mut out);
     rules(context, &mut out);
     cgroups(context, &mut out);
     sensors(context, &mut out);
@@ -97,6 +99,22 @@ fn scheduling(out: &mut Vec<DoctorCheck>) {
             Granted::Nothing(why) => check("daemon", &name, CheckState::Degraded, format!("ordinary: {why}"), advice),
         });
     }
+}
+
+/// Whether the threads of the freeze path make progress now.
+fn progress(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let name = "freeze path";
+    out.push(match context.node_health.pulses().stuck() {
+        None => works("daemon", name, "its threads make progress"),
+        Some(Stuck { thread, since }) => {
+            let detail = format!(
+                "the thread `{thread}` has made no progress for {} s: violations are not acted upon",
+                since.as_secs()
+            );
+            let advice = "see the daemon's own log; systemd restarts the daemon if this lasts (WatchdogSec)";
+            check("daemon", name, CheckState::Missing, detail, advice)
+        }
+    });
 }
 
 /// The enforcement level of rules on this kernel, by kind of event.

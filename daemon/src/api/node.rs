@@ -157,6 +157,7 @@ fn status(context: &Context) -> v1::StatusResponse {
         log_asides: context.log.asides().iter().map(|path| path.display().to_string()).collect(),
         mode: Some(mode::shown(context)),
         drill: Some(drill::state(context)),
+        no_progress: context.node_health.pulses().stuck().map(|stuck| stuck.thread.to_owned()).unwrap_or_default(),
         not_pinned: context.registry.kernel().unpinned().map(|why| keep::unpinned_text(&why)).unwrap_or_default(),
     }
 }

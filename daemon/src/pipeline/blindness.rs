@@ -2,9 +2,6 @@
 
 use failsafe_core::{Decision, Input, PolicySet, State};
 
-/// Rules that are named.
-const RULES: usize = 8;
-
 /// What is not seen, and the rules that do not judge for that reason.
 pub fn cause(state: &State, policies: &PolicySet, decision: &Decision, input: &Input) -> String {
     let run = decision.id.run;
@@ -19,14 +16,15 @@ pub fn cause(state: &State, policies: &PolicySet, decision: &Decision, input: &I
             format!("{} of {} cannot be read: {why}", unread.kind, unread.gpu)
         }
         Input::Silent(silent) => silent.why.clone().unwrap_or_else(|| format!("metric.{} is missing", silent.metric)),
+        Input::Missing(missing) => missing.text(),
         Input::Tick(_) => format!("no value came for 10 s: {}", state.blind(run).join(", ")),
         _ => state.blind(run).join(", "),
     };
-    let rules = state.rules(policies, run, decision.at).blind;
+    let (rules, all) = state.blind_rules(policies, run);
     if !rules.is_empty() {
-        let more = rules.len().saturating_sub(RULES);
+        let more = all.saturating_sub(rules.len());
         let more = if more > 0 { format!("; and {more} more rules") } else { String::new() };
-        text = format!("{text}; not judged: {}{more}", rules[..rules.len().min(RULES)].join("; "));
+        text = format!("{text}; not judged: {}{more}", rules.join("; "));
     }
     text
 }

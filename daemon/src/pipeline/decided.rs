@@ -52,6 +52,7 @@ impl Pipeline {
             | Input::Gap(_)
             | Input::Unread(_)
             | Input::Silent(_)
+            | Input::Missing(_)
             | Input::SeriesEnded { .. }
             | Input::Manifest { .. }
             | Input::Mode { .. }

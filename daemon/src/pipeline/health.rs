@@ -6,6 +6,7 @@
 //!                                             └─► saver's thread ─► health.json (the pipeline waits for no disk)
 //! ```
 
+use super::pulse::{Pulses, Stuck};
 use crate::{log::Log, platform::clock, runs::store};
 use failsafe_core::{
     GpuId, Input, MonoTime, Proof,
@@ -48,6 +49,8 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Shared {
     published: Mutex<Published>,
+    /// Of the threads that freeze. The pipeline cannot report that it makes no progress.
+    pulses: Pulses,
     revision: watch::Sender<u64>,
 }
 
@@ -71,9 +74,22 @@ impl Shared {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How node and GPUs stand now; `unknown` where the pipeline has not spoken for too long.
+    /// How node and GPUs stand now; `unknown` where the pipeline has not spoken for too long, `unhealthy` while a thread that freezes makes
+    /// no progress.
     pub fn view(&self) -> View {
-        self.published().view.clone().at(MonoTime(clock::monotonic_ns()))
+        let view = self.published().view.clone().at(MonoTime(clock::monotonic_ns()));
+        match self.pulses.stuck() {
+            Some(Stuck { thread, since }) => {
+                let since = Span(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+                view.without_progress(thread, since, clock::wall_ns())
+            }
+            None => view,
+        }
+    }
+
+    /// The pulses of the threads that freeze.
+    pub fn pulses(&self) -> &Pulses {
+        &self.pulses
     }
 
     /// Changes after `revision`. A revision higher than the current one comes from another state folder: then all
@@ -132,7 +148,7 @@ impl HealthStore {
             Health::new(Arc::new(catalogue), Arc::new(thresholds), kept, Start { at, wall_offset_ns, fresh, gpus });
         let published = Published { view: health.view(), changes: VecDeque::new() };
         let (revision, _) = watch::channel(published.view.revision);
-        let shared = Arc::new(Shared { published: Mutex::new(published), revision });
+        let shared = Arc::new(Shared { published: Mutex::new(published), pulses: Pulses::default(), revision });
         let (saver, queue) = mpsc::channel();
         let thread = std::thread::Builder::new().name("health".into()).spawn(move || save(&path, &queue))?;
         let (saver, thread) = (Some(saver), Some(thread));

@@ -5,7 +5,7 @@
 
 use failsafe_core::{
     Containment, Decision, Input, Policy, PolicyDigest, PolicySet, RunId, State,
-    input::{Gap, Silent, Unread},
+    input::{Gap, Missing, Silent, Unread},
     step,
 };
 use std::sync::Arc;
@@ -31,9 +31,10 @@ impl Judge {
         match &mut input {
             Input::Signal(signal) => signal.seq = self.seq,
             Input::Control(control) => control.seq = self.seq,
-            Input::Gap(Gap { seq, .. }) | Input::Unread(Unread { seq, .. }) | Input::Silent(Silent { seq, .. }) => {
-                *seq = self.seq
-            }
+            Input::Gap(Gap { seq, .. })
+            | Input::Unread(Unread { seq, .. })
+            | Input::Silent(Silent { seq, .. })
+            | Input::Missing(Missing { seq, .. }) => *seq = self.seq,
             Input::Tick(_)
             | Input::Outcome(_)
             | Input::RunStarted(_)

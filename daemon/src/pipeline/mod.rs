@@ -169,6 +169,10 @@ pub struct Pipeline {
     unsure: unsure::Unsure,
     /// Room for the events that are taken in next.
     batch: Vec<Input>,
+    /// Whose rules are looked at next.
+    turns: rules::Turns,
+    /// Sets the pulse of this thread, see [`pulse`].
+    alive: Box<dyn FnMut() + Send>,
     /// When the processor was last left to the processes of a run that freezes.
     gave_way: Option<Instant>,
 }
@@ -190,12 +194,15 @@ impl Pipeline {
             early: Vec::new(),
             unsure: unsure::Unsure::default(),
             batch: Vec::new(),
+            turns: rules::Turns::default(),
+            alive: Box::new(|| {}),
             gave_way: None,
         }
     }
 
-    /// Works until told to stop. `alive` is called after each message and at least once a tick: the heartbeat depends on it.
-    pub fn work(mut self, queue: &queue::Receiver<Message>, mut alive: impl FnMut()) {
+    /// Works until told to stop. `alive` is called after each input and at least once a tick: the heartbeat depends on it.
+    pub fn work(mut self, queue: &queue::Receiver<Message>, alive: impl FnMut() + Send + 'static) {
+        self.alive = Box::new(alive);
         sched::freeze_path("pipeline");
         let mut ticked = Instant::now();
         loop {
@@ -213,7 +220,7 @@ impl Pipeline {
             self.settle_killed();
             self.parts.recordings.hand_on();
             self.parts.shadows.hand_on();
-            alive();
+            (self.alive)();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 self.parts.reaper.hand_on();
@@ -282,8 +289,10 @@ impl Pipeline {
         }
     }
 
-    /// Takes in what waits in the control lane: never behind a flood of events, reads or starts.
+    /// Takes in what waits in the control lane: never behind a flood of events, reads or starts. Called between two inputs, however many
+    /// come together, so it shows as well that this thread makes progress.
     fn urgent(&mut self) {
+        (self.alive)();
         while let Some(next) = self.parts.lane.next() {
             match next {
                 Urgent::Command(command) => self.command(command),

@@ -12,7 +12,7 @@
 use crate::platform::clock;
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -43,6 +43,36 @@ impl Pulse {
 
     fn age(&self, now_ns: u64) -> Duration {
         Duration::from_nanos(now_ns.saturating_sub(self.at_ns.load(Ordering::Relaxed)))
+    }
+}
+
+/// A thread of the freeze path that makes no progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stuck {
+    /// Its name.
+    pub thread: &'static str,
+    /// For how long.
+    pub since: Duration,
+}
+
+/// The pulses of the freeze path, for those who answer for the node: reading them takes no lock and waits for none of these threads.
+#[derive(Debug, Clone, Default)]
+pub struct Pulses(Arc<OnceLock<Vec<Arc<Pulse>>>>);
+
+impl Pulses {
+    /// Once these threads run.
+    pub fn watch(&self, pulses: Vec<Arc<Pulse>>) {
+        let _once = self.0.set(pulses);
+    }
+
+    /// The thread that has made no progress for the longest time, if that is [`STUCK`] at least.
+    pub fn stuck(&self) -> Option<Stuck> {
+        self.stuck_at(clock::monotonic_ns())
+    }
+
+    fn stuck_at(&self, now_ns: u64) -> Option<Stuck> {
+        let all = self.0.get()?.iter().map(|pulse| Stuck { thread: pulse.name, since: pulse.age(now_ns) });
+        all.filter(|stuck| stuck.since >= STUCK).max_by_key(|stuck| stuck.since)
     }
 }
 
@@ -84,6 +114,20 @@ mod tests {
         assert_eq!(stuck_one(&pulses, start + stuck + 1), Some("b"));
         pulses[1].at_ns.store(start + stuck, Ordering::Relaxed);
         assert_eq!(stuck_one(&pulses, start + stuck + 1), None);
+    }
+
+    #[test]
+    fn a_thread_without_progress_is_seen_without_asking_it() {
+        let pulses = Pulses::default();
+        assert_eq!(pulses.stuck_at(u64::MAX), None, "no thread runs yet");
+        let (a, b) = (Pulse::new("a"), Pulse::new("b"));
+        pulses.watch(vec![a.clone(), b.clone()]);
+        let stuck = u64::try_from(STUCK.as_nanos()).unwrap();
+        (a.at_ns.store(stuck, Ordering::Relaxed), b.at_ns.store(0, Ordering::Relaxed));
+        assert_eq!(pulses.stuck_at(stuck - 1), None);
+        assert_eq!(pulses.stuck_at(stuck), Some(Stuck { thread: "b", since: STUCK }));
+        b.at_ns.store(stuck, Ordering::Relaxed);
+        assert_eq!(pulses.stuck_at(stuck), None, "it makes progress again");
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Judging {
         };
         let pulse = Pulse::new("pipeline");
         let beating = pulse.clone();
-        threads.spawn("pipeline", move || Pipeline::new(parts).work(&queue, || beating.beat()))?;
+        threads.spawn("pipeline", move || Pipeline::new(parts).work(&queue, move || beating.beat()))?;
         for message in early {
             pipeline.send(message).ok().context("the pipeline ended at once")?;
         }

@@ -47,6 +47,7 @@ pub(super) fn watch(
     threads.spawn_until_stop("guard", move |stop| guard.work(stop, &guard_pulse))?;
     let sweeper = Sweeper::new(registry.clone(), pipeline.clone());
     threads.spawn_until_stop("sweeper", move |stop| sweeper.work(stop))?;
+    judging.node_health.pulses().watch(pulses.clone());
     let (alive, watchdog) = (registry.clone(), systemd::Watchdog::new());
     threads.spawn_until_stop("heartbeat", move |stop| {
         pulse::heart(&pulses, stop, || {

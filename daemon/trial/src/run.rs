@@ -238,8 +238,8 @@ impl<'c> Bench<'c> {
         }
         self.sample();
         let (run, frozen) = (self.run, self.frozen());
-        for silent in self.silence.tick(self.now, |id| id == run && frozen) {
-            self.step(&Input::Silent(silent));
+        for input in self.silence.tick(self.now, |id| id == run && frozen) {
+            self.step(&input);
         }
         self.step(&Input::Tick(self.now));
     }
@@ -506,6 +506,7 @@ pub(crate) fn of_rule(decision: &Decision) -> Option<&String> {
 fn unseen(input: &Input) -> Option<String> {
     match input {
         Input::Silent(silent) => silent.why.as_ref().map(|why| format!("metric.{}: {why}", silent.metric)),
+        Input::Missing(missing) => Some(missing.text()),
         Input::Unread(unread) => unread.why.as_ref().map(|why| format!("{} of {}: {why}", unread.kind, unread.gpu)),
         Input::Gap(gap) => Some(format!("{}: {}", gap.source, gap.what)),
         _ => None,

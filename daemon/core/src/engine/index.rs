@@ -35,6 +35,11 @@ impl Index {
         index
     }
 
+    /// Whether a rule needs the metric.
+    pub(super) fn has_metric(&self, name: &str) -> bool {
+        self.signals.contains_key(&Kind::Metric(name.to_owned()))
+    }
+
     /// The rules that the signal is given to, in their order.
     pub(super) fn of_signal(&self, signal: &Signal) -> &[usize] {
         let rules = match &signal.value {

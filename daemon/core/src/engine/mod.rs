@@ -127,6 +127,13 @@ impl State {
         run.map(|(run, policy)| run.rules_view(policy, now)).unwrap_or_default()
     }
 
+    /// The first rules that do not judge now, each with the reason, and how many there are in all. For texts: the lines of the other rules
+    /// are not made.
+    pub fn blind_rules(&self, policies: &PolicySet, id: RunId) -> (Vec<String>, usize) {
+        let run = self.runs.get(&id).and_then(|run| Some((run, policies.get(&run.policy)?)));
+        run.map(|(run, policy)| run.blind_rules(policy)).unwrap_or_default()
+    }
+
     /// Visits each test of each condition of several parts, with its truth when it was last judged: the rule's and the test's place in
     /// the policy. A condition on GPUs is judged for each of them.
     pub fn visit_tests(&self, id: RunId, visit: impl FnMut(usize, usize, Truth)) {
@@ -186,6 +193,7 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
         Input::Gap(gap) => each(policies, state, input, |run, policy| run.gap(policy, gap, &mut out)),
         Input::Unread(unread) => each(policies, state, input, |run, policy| run.unread(policy, unread, &mut out)),
         Input::Silent(silent) => each(policies, state, input, |run, policy| run.silent(policy, silent, &mut out)),
+        Input::Missing(missing) => each(policies, state, input, |run, policy| run.missing(policy, missing, &mut out)),
         Input::Manifest { values, .. } => each(policies, state, input, |run, policy| run.manifest(policy, values)),
         Input::SeriesEnded { series, at, .. } => {
             each(policies, state, input, |run, policy| run.retire(policy, series, *at, &mut out));
@@ -217,6 +225,7 @@ fn is_of(known: Option<&RunState>, input: &Input, run: RunId) -> bool {
         }
         Input::Unread(unread) => known.is_some_and(|r| r.is_judged_by(&unread.gpu, &unread.kind)),
         Input::Silent(silent) => silent.run == run,
+        Input::Missing(missing) => missing.run == run,
         Input::Tick(_) => true,
         Input::Outcome(outcome) => outcome.decision.run == run,
         Input::RunStarted(started) => started.id == run,

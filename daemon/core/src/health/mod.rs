@@ -26,7 +26,7 @@ pub use listing::places;
 pub use order::{Fact, Order, OrderKind, OrderRefused, Slot, Unreachable};
 pub use place::{Closed, Constraints, Equipment, MigWanted, Placement, Traits, Wanted};
 pub use thresholds::Thresholds;
-pub use view::{PartView, View};
+pub use view::{NO_PROGRESS, PartView, View};
 
 use crate::{
     event::{Event, GpuEvent},

@@ -35,7 +35,35 @@ pub struct View {
     pub gpus: BTreeMap<GpuId, PartView>,
 }
 
+/// The code of a node on which a thread that freezes makes no progress.
+pub const NO_PROGRESS: &str = "no-progress";
+
 impl View {
+    /// The view of a node on which this thread of the freeze path has made no progress for that long: nothing says that a run of it can be
+    /// frozen now. It ends when the thread makes progress.
+    #[must_use]
+    pub fn without_progress(mut self, thread: &str, since: Span, wall_ns: i64) -> View {
+        let began_ns = wall_ns.saturating_sub(i64::try_from(since.0).unwrap_or(i64::MAX));
+        let reason = Reason {
+            code: NO_PROGRESS.to_owned(),
+            level: Level::Unhealthy,
+            text: format!(
+                "the thread `{thread}`, which is needed to freeze runs, has made no progress for {since}: violations are not acted upon"
+            ),
+            since_ns: began_ns,
+            last_ns: wall_ns,
+            count: 1,
+            advice: Advice::RecordOnly,
+            until: Until::Over,
+        };
+        if self.node.level < Level::Unhealthy {
+            self.node.since_ns = began_ns;
+        }
+        self.node.level = self.node.level.worst(Level::Unhealthy);
+        self.node.reasons.insert(0, reason);
+        self
+    }
+
     /// The view as it is to be told at `now`: `unknown` where nothing was taken in for too long.
     #[must_use]
     pub fn at(mut self, now: MonoTime) -> View {

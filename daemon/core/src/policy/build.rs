@@ -33,6 +33,12 @@ const COOLDOWN: Span = Span::from_secs(10);
 /// The window of a rate unless the rule says otherwise.
 const RATE_WINDOW: Span = Span::from_secs(5);
 
+/// Rules of a policy, those of its templates included. Any user can give a policy, and the thread that freezes judges each rule on each
+/// event of a run.
+pub const MAX_RULES: usize = 1_024;
+/// Metrics of which the rules of a policy await values: each is looked at once a second.
+pub const MAX_METRICS: usize = 256;
+
 /// Builds the policy. What is wrong is added to `wrong`; the policy holds only where nothing is.
 pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
     let mut b = Builder { wrong };
@@ -53,7 +59,17 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let no_rules = raw.rules.is_empty();
     let (mut tests, mut memory) = (0, 0);
-    for rule in raw.rules {
+    let mut awaited: BTreeSet<String> = BTreeSet::new();
+    let written = raw.rules.len();
+    for (number, rule) in raw.rules.into_iter().enumerate() {
+        if number == MAX_RULES {
+            let message = format!(
+                "the policy has {written} rules with those of its templates, expected at most {MAX_RULES} rules up to this one"
+            );
+            let help = "write one rule with several patterns, or one condition with `any`, in place of several rules";
+            b.error(rule.span.clone(), message, Some(help.into()));
+            break;
+        }
         if let Some(id) = &rule.id
             && !taken.insert(id.get_ref().clone())
         {
@@ -84,6 +100,15 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
                 let message = format!(
                     "the detectors and counts of the policy need {memory} bytes for each series up to this rule, expected \
                      at most {MAX_BYTES}: use shorter windows, smaller counts, or fewer of them"
+                );
+                b.error(span.clone(), message, None);
+            }
+            let before = awaited.len();
+            awaited.extend(built.when.awaited_metrics().into_iter().map(str::to_owned));
+            if before <= MAX_METRICS && awaited.len() > MAX_METRICS {
+                let message = format!(
+                    "the rules of the policy need {} metrics up to this rule, expected at most {MAX_METRICS}",
+                    awaited.len()
                 );
                 b.error(span.clone(), message, None);
             }

@@ -25,6 +25,7 @@ pub mod tree;
 pub mod truth;
 
 pub use crate::digest::PolicyDigest;
+pub use build::{MAX_METRICS, MAX_RULES};
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Fit, Op, Pattern};
 pub use derived::Derived;
 pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, Protocol};

@@ -115,6 +115,7 @@ pub(super) const ENUMS: &[Enum] = &[
             (10, "SeriesEnded"),
             (11, "Mode"),
             (12, "Manifest"),
+            (13, "Missing"),
         ],
     },
     Enum { name: "IpAddr", variants: &[(0, "V4"), (1, "V6")] },

@@ -1,7 +1,10 @@
 //! A metric that a rule needs and nobody reports.
 
 use super::*;
-use crate::{input::Contained, policy::parse::parse};
+use crate::{
+    input::{Contained, NAMED},
+    policy::parse::parse,
+};
 
 fn policy(when: &str, metrics: &str) -> Policy {
     let text = format!(
@@ -49,7 +52,10 @@ impl Watch {
     }
 
     fn at(&mut self, seconds: u64) -> Option<Silent> {
-        self.silence.tick(s(seconds), |_| false).pop()
+        match self.silence.tick(s(seconds), |_| false).pop()? {
+            Input::Silent(silent) => Some(silent),
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -101,4 +107,29 @@ fn a_frozen_run_is_not_asked_for_metrics() {
     assert!(watch.at(105).is_some());
     watch.silence.ended(watch.id);
     assert!(watch.at(1_000).is_none());
+}
+
+#[test]
+fn what_a_tick_finds_of_one_run_is_one_input_with_short_texts() {
+    const METRICS: usize = 256;
+    let rule = |n: usize| {
+        format!(
+            "[[rule]]\nid = \"r{n}\"\nrationale = \"x\"\nwhen = {{ signal = \"metric.m{}\", above = 1, grace = \"2s\" }}\n\
+             actions = [\"notify\"]\n",
+            n % METRICS
+        )
+    };
+    let text = "[policy]\nname = \"p\"\nowner = \"o\"\n".to_owned() + &(0..1_024).map(rule).collect::<String>();
+    let policy = parse("p", &text).unwrap_or_else(|e| panic!("{e}"));
+    let mut watch = Watch::of(&policy);
+    watch.silence.heard(watch.id, "M1", s(1));
+    let found = watch.silence.tick(s(3), |_| false);
+    let [Input::Missing(missing)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((missing.metrics.len(), missing.rules.len()), (METRICS, NAMED + 1));
+    assert_eq!(missing.rules.last().unwrap(), "and 1016 more");
+    assert!(missing.metrics["m1"].contains("the run reports `M1`"), "{}", missing.metrics["m1"]);
+    let gap = missing.gap();
+    assert!(gap.blind && gap.what.contains("and 248 more") && gap.what.len() < 1_500, "{}", gap.what);
+    assert!(watch.silence.tick(s(4), |_| false).is_empty(), "reported once");
+    assert!(watch.silence.heard(watch.id, "m7", s(5)).unwrap().rules.len() <= NAMED + 1);
 }

@@ -4,8 +4,8 @@ use super::{RunState, decide::Because};
 use crate::{
     decision::{Action, Cause, Confidence, Decision, Mode, Severity, Upkeep},
     engine::RulesView,
-    input::{Gap, Silent, Unread},
-    policy::{OnBlind, Policy},
+    input::{Gap, Missing, NAMED, Silent, Unread},
+    policy::{OnBlind, Policy, Rule},
     time::MonoTime,
 };
 
@@ -58,21 +58,47 @@ impl RunState {
             self.judge_trees(policy, silent.at, out);
             return;
         };
-        let needed = policy.rules.iter().any(|rule| rule.when.metrics().contains(silent.metric.as_str()));
-        if needed && self.blindness.silent.insert(silent.metric.clone(), why.clone()).is_none() {
+        if self.goes_silent(&silent.metric, why) {
             self.decide_blind(policy, silent.at, vec![silent.seq], out);
         }
         self.judge_trees(policy, silent.at, out);
+    }
+
+    /// Several metrics that rules need are missing at once: one decision for all.
+    pub(in crate::engine) fn missing(&mut self, policy: &Policy, missing: &Missing, out: &mut Vec<Decision>) {
+        let mut news = false;
+        for (metric, why) in &missing.metrics {
+            news |= self.goes_silent(metric, why);
+        }
+        if news {
+            self.decide_blind(policy, missing.at, vec![missing.seq], out);
+        }
+        self.judge_trees(policy, missing.at, out);
+    }
+
+    /// Whether a rule needs the metric and it was not missing before.
+    fn goes_silent(&mut self, metric: &str, why: &str) -> bool {
+        self.index.has_metric(metric) && self.blindness.silent.insert(metric.to_owned(), why.to_owned()).is_none()
     }
 
     pub(in crate::engine) fn blind_to(&self) -> Vec<String> {
         self.blindness.reasons()
     }
 
+    pub(in crate::engine) fn blind_rules(&self, policy: &Policy) -> (Vec<String>, usize) {
+        if !self.blindness.is_anything() {
+            return (Vec::new(), 0);
+        }
+        let blind = policy.rules.iter().filter(|rule| self.blindness.hides(&rule.when));
+        let line = |rule: &&Rule| format!("rule {}: {}", rule.id, self.blindness.reasons_of(&rule.when).join("; "));
+        (blind.clone().take(NAMED).map(|rule| line(&rule)).collect(), blind.count())
+    }
+
     pub(in crate::engine) fn rules_view(&self, policy: &Policy, now: MonoTime) -> RulesView {
         let mut view = RulesView::default();
+        let is_blind = self.blindness.is_anything();
         for ((rule, state), tree) in policy.rules.iter().zip(&self.rules).zip(&self.trees) {
-            let why = self.blindness.reasons_of(&rule.when);
+            let why = if is_blind { self.blindness.reasons_of(&rule.when) } else { Vec::new() };
             if !why.is_empty() {
                 view.blind.push(format!("rule {}: {}", rule.id, why.join("; ")));
             }

@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{STALE_AFTER, sampled},
-    input::Unread,
+    input::{Unread, named},
     policy::{Condition, Policy},
     signal::{Kind, Signal, Source},
     subject::{GpuId, Subject},
@@ -80,30 +80,51 @@ impl Blindness {
         !blind && self.unread.insert((unread.gpu.clone(), unread.kind.clone()), why.to_owned()).is_none()
     }
 
-    /// All that is not seen, one line each.
+    /// Whether anything is not seen, also of GPUs that the run no longer has.
+    pub(super) fn is_anything(&self) -> bool {
+        !(self.sensors.is_empty() && self.unread.is_empty() && self.silent.is_empty())
+    }
+
+    /// All that is not seen, one line each; of metrics the first [`NAMED`].
     pub(super) fn reasons(&self) -> Vec<String> {
-        self.lines(|_| true, |_| true, |_| true)
+        let mut out = self.lines(|_| true, |_| true);
+        out.extend(named(self.silent.values()));
+        out
     }
 
-    /// What a condition needs and is not seen, one line each.
+    /// What a condition needs and is not seen, one line each; of metrics the first [`NAMED`].
     pub(super) fn reasons_of(&self, condition: &Condition) -> Vec<String> {
-        let (sources, reads, metrics) = (condition.sources(), condition.reads(), condition.metrics());
-        self.lines(|source| sources.contains(source), |kind| reads.contains(&kind), |name| metrics.contains(name))
+        let (sources, reads) = (condition.sources(), condition.reads());
+        let mut out = self.lines(|source| sources.contains(source), |kind| reads.contains(&kind));
+        if !self.silent.is_empty() {
+            out.extend(named(condition.metrics().iter().filter_map(|name| self.silent.get(*name))));
+        }
+        out
     }
 
-    fn lines(
-        &self,
-        source: impl Fn(&Source) -> bool,
-        kind: impl Fn(&Kind) -> bool,
-        metric: impl Fn(&str) -> bool,
-    ) -> Vec<String> {
+    /// Whether something that a condition needs is not seen.
+    pub(super) fn hides(&self, condition: &Condition) -> bool {
+        let is_silent = || condition.metrics().iter().any(|name| self.silent.contains_key(*name));
+        let sensor = || {
+            let sources = condition.sources();
+            self.sensors.iter().any(|(of, _)| sources.contains(of))
+        };
+        let unread = || {
+            let reads = condition.reads();
+            self.unread.keys().any(|(_, of)| reads.contains(&of))
+        };
+        (!self.silent.is_empty() && is_silent())
+            || (!self.sensors.is_empty() && sensor())
+            || (!self.unread.is_empty() && unread())
+    }
+
+    fn lines(&self, source: impl Fn(&Source) -> bool, kind: impl Fn(&Kind) -> bool) -> Vec<String> {
         let sensors = self.sensors.iter().filter(|(of, _)| source(of)).map(|(source, gpu)| match gpu {
             Some(gpu) => format!("the {source} sensor does not see {gpu}"),
             None => format!("the {source} sensor is blind"),
         });
         let unread = self.unread.iter().filter(|((_, of), _)| kind(of));
         let unread = unread.map(|((gpu, kind), why)| format!("{kind} of {gpu} cannot be read: {why}"));
-        let silent = self.silent.iter().filter(|(name, _)| metric(name)).map(|(_, why)| why.clone());
-        sensors.chain(unread).chain(silent).collect()
+        sensors.chain(unread).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Blindness: of a sensor, of its silence, of one signal.
 
 use super::*;
-use crate::input::{Gap, Unread};
+use crate::input::{Gap, Missing, NAMED, Unread};
 
 #[test]
 fn blindness_is_reported_once_until_sight_returns() {
@@ -47,4 +47,35 @@ fn a_signal_that_is_not_read_blinds_the_rules_on_it_and_no_others() {
     assert!(b.feed(unread(4, "GPU-0", Kind::GpuTemperature, Some("x"))).is_empty(), "told once");
     assert!(b.feed(unread(5, "GPU-0", Kind::GpuTemperature, None)).is_empty());
     assert_eq!(b.feed(unread(6, "GPU-0", Kind::GpuTemperature, Some("x"))).len(), 1);
+}
+
+/// A policy that was pinned before there was a limit is judged as well.
+#[test]
+fn many_missing_metrics_are_one_decision_and_the_rules_are_counted_not_listed() {
+    const RULES: usize = 1_024;
+    let mut policy = parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\non_blind = \"freeze\"\n[[rule]]\nid = \"r\"\nrationale = \"x\"\nwhen = { signal = \"metric.m\", above = 1 }\nactions = [\"notify\"]\n").unwrap();
+    let rule = policy.rules.remove(0);
+    for n in 0..5 * RULES {
+        let mut rule = rule.clone();
+        rule.id = format!("r{n}");
+        if let crate::policy::Condition::Threshold { kind, .. } = &mut rule.when {
+            *kind = Kind::Metric(format!("m{n}"));
+        }
+        policy.rules.push(rule);
+    }
+    let digest = policy.digest();
+    let mut b = Bench::of(policy);
+    b.feed(Input::RunStarted(started(id(1), digest)));
+    let metrics = (0..5 * RULES).map(|n| (format!("m{n}"), "no value in 3.0 s".to_owned())).collect();
+    let missing = Input::Missing(Missing { seq: 7, at: at(3_000), run: id(1), metrics, rules: vec!["r0".into()] });
+    let decided = b.feed(missing.clone());
+    assert_eq!(rules(&decided), ["blind"]);
+    assert!(decided[0].because == [7] && decided[0].actions.contains(&Action::Freeze));
+    let (named, all) = b.state.blind_rules(&b.policies, id(1));
+    assert_eq!((named.len(), all), (NAMED, 5 * RULES));
+    assert_eq!(named[0], "rule r0: no value in 3.0 s");
+    let blind = b.state.blind(id(1));
+    assert_eq!((blind.len(), blind.last().unwrap().as_str()), (NAMED + 1, "and 5112 more"));
+    assert!(b.feed(missing).is_empty(), "decided once");
+    assert!(b.replay(ENGINE).identical());
 }

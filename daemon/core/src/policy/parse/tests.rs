@@ -5,6 +5,7 @@ use crate::policy::{Bound, Condition, Op};
 use crate::signal::Kind;
 use crate::time::Span;
 
+mod amounts;
 mod detect;
 mod effects;
 mod mistakes;
