@@ -175,13 +175,12 @@ fn parse(line: &[u8]) -> Option<(String, Mapped)> {
     if permissions.as_bytes().get(2) != Some(&b'x') || path.first() != Some(&b'/') {
         return None;
     }
-    // Only hexadecimal digits and a dash: it becomes a file's name.
-    if !range.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
-        return None;
-    }
+    // `maps` pads an address to eight digits, the names in `map_files` are not padded.
+    let (from, to) = range.split_once('-')?;
+    let range = format!("{:x}-{:x}", u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
     let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
     let device = (u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?);
-    Some((range.to_owned(), Mapped { device, inode, path: PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())) }))
+    Some((range, Mapped { device, inode, path: PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())) }))
 }
 
 /// Reads files within limits.

@@ -83,6 +83,16 @@ fn a_deleted_library_is_read_through_its_mapping_and_one_without_a_build_id_is_h
     assert_eq!(value(&facts, "run/library"), Ok(Json::from("complete")));
 }
 
+/// The kernel pads addresses in `maps` and does not pad them in `map_files`. A program that is not position-independent is mapped at
+/// 0x400000, such as `python3` of Debian.
+#[test]
+fn a_file_that_is_mapped_at_a_low_address_is_read() {
+    let fixture = Fixture::new(&line("0041f000-006d2000", 5, "/usr/bin/python3.11"));
+    fs::write(fixture.file("41f000-6d2000"), "one").unwrap();
+    let hash = Json::Text(format!("sha256:{}", hex::encode(Sha256::digest("one"))));
+    assert_eq!(value(&fixture.facts(LIMITS), "run/library/python3.11"), Ok(hash));
+}
+
 #[test]
 fn a_fifo_or_a_mapping_that_is_gone_has_no_value_and_is_not_waited_for() {
     let fixture = Fixture::new(&(line("1000-2000", 5, "/lib/fifo.so") + &line("2000-3000", 6, "/lib/gone.so")));
