@@ -55,7 +55,7 @@ pub fn after_thaw(decision: &Decision) -> Option<AfterThaw> {
 }
 
 /// A call that the rule was to deny and that this kernel let happen. One that was seen at its entry may have failed later, of itself
-/// or because a program on the cgroup refused a device: that it succeeded would be a guess.
+/// or because a program on the cgroup refused a device; a destination may refuse or never answer. That those succeeded would be a guess.
 pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
     let (decision, to_deny) = (decided.decision, decided.rule.is_some_and(|rule| !rule.effect.is_observe()));
     let succeeded = |did: Did| did == Did::WouldDeny || (did == Did::Allowed && to_deny);
@@ -64,8 +64,11 @@ pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
         Mode::Observe => "it was only observed",
         Mode::Enforce => "this kernel cannot deny it",
     };
-    let known = match seen.event().and_then(Event::assurance) {
+    let event = seen.event();
+    let known = match event.and_then(Event::assurance) {
         Some(Assurance::ObservedUnreliable) => "NOT DENIED AT ITS ENTRY; WHETHER THE CALL SUCCEEDED IS NOT KNOWN",
+        // It is seen before the packet leaves.
+        _ if matches!(event, Some(Event::Net { .. })) => "NOT DENIED; WHETHER THE CALL SUCCEEDED IS NOT KNOWN",
         _ => "THE CALL SUCCEEDED",
     };
     Some(format!("{known}: {why} ({}).", decision::seen(seen)))

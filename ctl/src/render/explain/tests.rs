@@ -336,6 +336,24 @@ fn a_call_that_the_kernel_could_not_deny_is_shown_as_succeeded() {
 }
 
 #[test]
+fn whether_a_network_call_that_was_not_denied_succeeded_is_not_known() {
+    let mut log = Log::started();
+    let mut record = violation();
+    if let Record::Decision { decision, .. } = &mut record {
+        decision.mode = failsafe_core::Mode::Observe;
+        for seen in &mut decision.values {
+            if let failsafe_core::Value::Event(failsafe_core::event::Event::Net { verdict, .. }) = &mut seen.value {
+                *verdict = failsafe_core::event::Verdict::WouldDeny;
+            }
+        }
+    }
+    log.add(5_000_040, record);
+    let page = screen(&log);
+    let expected = "NOT DENIED; WHETHER THE CALL SUCCEEDED IS NOT KNOWN: it was only observed (connect to";
+    assert!(page.contains(expected), "{page}");
+}
+
+#[test]
 fn the_latch_of_a_stop_rule_is_a_part_of_the_state() {
     let mut log = Log::started();
     let mut record = violation();
