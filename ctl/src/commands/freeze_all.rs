@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 
 /// Freezes that are under way at once.
 const AT_ONCE: usize = 32;
+/// Runs of one part of a list.
+const PAGE: u32 = 64;
 /// Lists at most: runs may be started without end.
 const ROUNDS: usize = 10;
 
@@ -60,18 +62,27 @@ pub(super) fn freeze_all(place: &Place<'_>, args: &FreezeArgs) -> Result<Exit, F
 
 /// Live runs that are not frozen and were not tried yet.
 async fn unfrozen(client: &Client, done: &BTreeMap<String, Done>) -> Result<Vec<pb::Run>, Fail> {
-    let pb::ListResponse { runs, only_own, .. } = client.runs().list(pb::ListRequest::default()).await?.into_inner();
-    if only_own {
-        // To freeze some and call it all would leave the others to run.
-        return Err(Fail::new(
-            Exit::Denied,
-            "freeze --all is for root and the administrators' group: you see your own runs only, so nothing was frozen; \
-             `failsafectl freeze RUN` freezes a run of yours",
-        ));
-    }
+    let (mut left, mut page_token) = (Vec::new(), String::new());
     let is_left =
         |run: &pb::Run| run.state() != pb::RunState::Frozen && !run.guarded_frozen && !done.contains_key(&run.id);
-    Ok(runs.into_iter().filter(is_left).collect())
+    loop {
+        // In parts: no number of runs makes an answer too large.
+        let request = pb::ListRequest { page_size: PAGE, page_token, ..Default::default() };
+        let pb::ListResponse { runs, only_own, next_page_token } = client.runs().list(request).await?.into_inner();
+        if only_own {
+            // To freeze some and call it all would leave the others to run.
+            return Err(Fail::new(
+                Exit::Denied,
+                "freeze --all is for root and the administrators' group: you see your own runs only, so nothing was frozen; \
+                 `failsafectl freeze RUN` freezes a run of yours",
+            ));
+        }
+        left.extend(runs.into_iter().filter(is_left));
+        if next_page_token.is_empty() {
+            return Ok(left);
+        }
+        page_token = next_page_token;
+    }
 }
 
 fn of(name: String, answer: Result<pb::ControlResponse, Fail>) -> Done {

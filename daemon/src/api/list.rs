@@ -13,6 +13,9 @@ use tonic::{Request, Status};
 /// Most requirements of a selector.
 const REQUIREMENTS: usize = 32;
 
+/// Texts of one kind of a run in a list.
+const TEXTS: usize = 8;
+
 /// Answers a request of `List`.
 ///
 /// # Errors
@@ -41,11 +44,24 @@ pub(super) async fn list(
         let ids = found.iter().map(|found| found.run().id);
         let (place, next) = page(ids, behind, page_size as usize);
         let grants = grants(registry.kernel());
-        let runs = found[place].iter().map(|found| convert::run(registry, found, &grants)).collect();
+        let runs = found[place].iter().map(|found| brief(convert::run(registry, found, &grants))).collect();
         (runs, next.map(|id| id.to_string()).unwrap_or_default())
     });
     let (runs, next_page_token) = page.await?;
     Ok(v1::ListResponse { runs, only_own, next_page_token })
+}
+
+/// A run as a list has it: a policy can have thousands of rules, and a few runs of one user must not make the list too large to be
+/// read. `Get` has all texts.
+fn brief(mut run: v1::Run) -> v1::Run {
+    for texts in [&mut run.blind_rules, &mut run.disarmed_rules, &mut run.unknown_rules, &mut run.not_enforced] {
+        let more = texts.len().saturating_sub(TEXTS);
+        if more > 0 {
+            texts.truncate(TEXTS);
+            texts.push(format!("and {more} more: describe the run"));
+        }
+    }
+    run
 }
 
 /// The runs that the caller may see, each once, in the order of their ids.
@@ -155,6 +171,16 @@ mod tests {
 
     fn id(n: u128) -> Option<RunId> {
         Some(RunId(Uuid::from_u128(n)))
+    }
+
+    #[test]
+    fn a_list_has_a_few_texts_of_each_run_and_says_how_many_more_there_are() {
+        let texts = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        let run = v1::Run { not_enforced: texts(5_000), blind_rules: texts(TEXTS), ..v1::Run::default() };
+        let brief = brief(run);
+        assert_eq!(brief.blind_rules, texts(TEXTS), "all of them");
+        assert_eq!(brief.not_enforced.len(), TEXTS + 1);
+        assert_eq!(brief.not_enforced[TEXTS], "and 4992 more: describe the run");
     }
 
     #[test]
