@@ -81,6 +81,7 @@ impl v1::run_service_server::RunService for Runs {
         let owner = owner_uid.unwrap_or(who.uid());
         let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
+        start::after_the_end_of_the_last(&self.0, (owner, &name), &lineage).await?;
         let of = if rerun_of.is_empty() { None } else { Some(rerun::ended(&self.0, &who, &rerun_of)?) };
         if of.is_some() && !(lineage.is_empty() && policy_toml.is_empty() && policy_name.is_empty()) {
             let message = "rerun_of: the policy is that of the run, and no lineage is continued: expected neither";

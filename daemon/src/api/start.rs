@@ -32,13 +32,45 @@ use failsafe_proto::{ErrorReason, v1};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 use tonic::Status;
 
 /// The pipeline ends a run once it was found empty for 100 ms: it is told again after this time.
 const EMPTY_FOR: Duration = Duration::from_millis(150);
+
+/// How long a start waits for the end of a run whose processes have ended, and how far apart it looks.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const BETWEEN: Duration = Duration::from_millis(20);
+
+/// Waits for the end of the run that has the name or the lineage of a new one, as long as none of its processes is left: whoever starts
+/// a command again when it has ended must not be refused because the daemon has not noticed that. A run that lives is not waited for.
+///
+/// # Errors
+/// The daemon is stopping.
+pub(super) async fn after_the_end_of_the_last(
+    context: &Arc<Context>,
+    (owner, name): (u32, &str),
+    lineage: &str,
+) -> Result<(), Status> {
+    let until = Instant::now() + ENDS_WITHIN;
+    loop {
+        let (context, name, lineage) = (context.clone(), name.to_owned(), lineage.to_owned());
+        let is_ending = blocking(move || {
+            let registry = &context.registry;
+            let of_lineage = context.lineages.living(registry, owner, &lineage);
+            let last = |live: &Arc<LiveRun>| {
+                Some(live.run.id) == of_lineage || (live.run.name == name && live.known().owner_uid == owner)
+            };
+            registry.live().iter().any(|live| last(live) && live.is_empty())
+        });
+        if !is_ending.await? || Instant::now() > until {
+            return Ok(());
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+}
 
 /// Makes a run, and has the pipeline judge it.
 ///

@@ -119,10 +119,7 @@ impl Lineages {
     /// # Errors
     /// [`LineageError`].
     pub fn claim(&self, registry: &Registry, uid: u32, name: &str) -> Result<Claim, LineageError> {
-        let good = (1..=NAME).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-            && !name.starts_with('.');
-        if !good {
+        if !is_name(name) {
             return Err(LineageError::BadName(name.chars().take(NAME).collect()));
         }
         let key = (uid, name.to_owned());
@@ -142,6 +139,19 @@ impl Lineages {
         claim.choose(registry.store(), &runs);
         Ok(claim)
     }
+
+    /// The live run of a user's lineage. May wait for the disk.
+    pub fn living(&self, registry: &Registry, uid: u32, name: &str) -> Option<RunId> {
+        let path = self.folder.join(uid.to_string()).join(format!("{name}.json"));
+        let runs = if is_name(name) { read_json::<Runs>(&path).ok()?.runs } else { Vec::new() };
+        runs.into_iter().find(|id| registry.is_held(*id))
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=NAME).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && !name.starts_with('.')
 }
 
 impl Claim {
