@@ -11,6 +11,8 @@ mod exponential;
 
 pub use exponential::Exponential;
 
+#[cfg(feature = "otlp")]
+use crate::repeats::Repeats;
 use std::collections::BTreeMap;
 
 /// Most buckets of one report.
@@ -118,11 +120,14 @@ impl Counts {
     }
 }
 
-/// The last reports of series that add up, of one sender. Bounded: without room for one, its intervals are not known.
+/// What one sender sent before: the last reports of series that add up, and its values with a step. Bounded: without room for a
+/// report, its intervals are not known.
 #[derive(Debug, Clone, Default)]
 pub struct Earlier {
     all: BTreeMap<String, Before>,
     buckets: usize,
+    #[cfg(feature = "otlp")]
+    pub(crate) repeats: Repeats,
 }
 
 /// The last report of a series.

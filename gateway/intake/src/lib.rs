@@ -16,6 +16,8 @@ mod name;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod prometheus;
+#[cfg(feature = "otlp")]
+mod repeats;
 pub mod statsd;
 
 use failsafe_core::signal::{Series, metric_name};

@@ -6,7 +6,7 @@
 //! | histogram, exponential histogram | `NAME.count`, `NAME.sum`, `NAME.min`, `NAME.max`, as far as they are given, and what [`histogram`](crate::histogram) makes of the buckets |
 //! | summary | `NAME.count`, `NAME.sum` |
 //!
-//! Attributes of a data point are labels. Of the resource, only `rank` counts: it names a series of the run. Which run it is, no
+//! A gauge or sum that a client exports again with the same step counts once. Attributes of a data point are labels. Of the resource, only `rank` counts: it names a series of the run. Which run it is, no
 //! attribute decides.
 
 use crate::{
@@ -205,6 +205,12 @@ fn take(taken: &mut Taken, distributions: &mut Taken, metric: Metric, from: Sour
         let value = labels(attributes, rank).and_then(|labels| labelled(&name, value, labels));
         taken.take(value);
     };
+    let gauge = |taken: &mut Taken, value: f64, attributes: &[KeyValue], earlier: &mut Earlier| {
+        let value = labels(attributes, rank).and_then(|labels| labelled(&name, value, labels));
+        if !value.as_ref().is_ok_and(|value| earlier.repeats.has(from.id, value)) {
+            taken.take(value);
+        }
+    };
     let points = match metric.data {
         Some(Data::Gauge(gauge)) => gauge.data_points,
         Some(Data::Sum(sum)) => sum.data_points,
@@ -266,10 +272,10 @@ fn take(taken: &mut Taken, distributions: &mut Taken, metric: Metric, from: Sour
     for point in points.iter().filter(|point| point.flags & NO_VALUE == 0) {
         match point.value {
             Some(number_data_point::Value::AsDouble(number)) => {
-                value(taken, "", number_of(number, point.flags), &point.attributes);
+                gauge(taken, number_of(number, point.flags), &point.attributes, earlier);
             }
             // Beyond 2^53 it is the nearest number of 64 bits.
-            Some(number_data_point::Value::AsInt(number)) => value(taken, "", number as f64, &point.attributes),
+            Some(number_data_point::Value::AsInt(number)) => gauge(taken, number as f64, &point.attributes, earlier),
             None => missing += 1,
         }
     }

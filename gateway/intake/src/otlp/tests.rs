@@ -63,6 +63,20 @@ fn gauges_and_sums_are_values_and_step_and_rank_are_attributes() {
 }
 
 #[test]
+fn a_value_that_is_exported_again_with_its_step_counts_once() {
+    let at = |step, value| point(value, vec![attribute("step", any_value::Value::IntValue(step))]);
+    let mut earlier = Earlier::default();
+    let mut lines = |points: Vec<NumberDataPoint>| {
+        let bytes = request(vec![], vec![gauge("loss", points)]).encode_to_vec();
+        protobuf(&bytes, &mut earlier).unwrap().lines()
+    };
+    assert_eq!(lines(vec![at(1, 2.0), at(2, 80.0)]), "loss 2e0 1\nloss 8e1 2\n");
+    assert_eq!(lines(vec![at(1, 2.0), at(2, 80.0), at(3, 2.0)]), "loss 2e0 3\n");
+    assert_eq!(lines(vec![at(1, 3.0), at(2, 80.0)]), "loss 3e0 1\n", "the step was made again, with another value");
+    assert_eq!(lines(vec![point(5.0, vec![])]), lines(vec![point(5.0, vec![])]), "without a step each one counts");
+}
+
+#[test]
 fn a_histogram_is_its_count_sum_least_and_greatest() {
     let data =
         HistogramDataPoint { count: 4, sum: Some(10.0), min: None, max: Some(7.5), ..HistogramDataPoint::default() };
