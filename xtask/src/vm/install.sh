@@ -101,14 +101,14 @@ TOML
     ok "the run is still frozen after the restart" frozen
     ok "the gateway starts" systemctl start failsafe-gateway
     ok "the gateway runs as its own user" pgrep -u failsafe-gateway -x failsafe-gatewa
-    ok "metrics are served" within 60 metrics '^failsafe_build_info'
+    ok "metrics are served" within 60 metrics '^failsafed_build_info'
     ok "a run is in the metrics" within 60 metrics 'failsafe_run_info{.*job'
     ok "a test message is sent" runuser -u failsafe-gateway -- failsafe-gateway notify test chat
     ok "the test message has arrived" within 60 grep -q failsafe.v1.test /tmp/hooks
     ok "the run is thawed" failsafectl thaw job --reason "the package is tested"
     ok "the end of its incident is sent, signed" within 120 grep -q '"signature": "v1,.*failsafe.v1.incident.*thawed' /tmp/hooks
     ok "the gateway is killed and comes back" sh -c 'systemctl kill --signal=KILL failsafe-gateway'
-    ok "metrics are served again" within 60 metrics '^failsafe_build_info'
+    ok "metrics are served again" within 60 metrics '^failsafed_build_info'
     ok "a drill proves that the node can stop a run" failsafectl drill now --reason "the package is tested"
     ok "its proof is in the metrics" within 60 metrics '^failsafe_stop_proved_timestamp_seconds [1-9]'
     ok "the daemon's unit is tight" systemd-analyze security --no-pager --threshold=25 failsafed.service
@@ -126,7 +126,7 @@ rebooted)
     failsafectl describe job3 | head -20
     ok "the gateway is off until it is enabled" sh -c '! systemctl is-active failsafe-gateway'
     ok "the gateway starts after the reboot" systemctl start failsafe-gateway
-    ok "metrics are served after the reboot" within 60 metrics '^failsafe_build_info'
+    ok "metrics are served after the reboot" within 60 metrics '^failsafed_build_info'
 
     ok "the log is whole" failsafectl log verify
     failsafectl run --no-watch --user nobody --name job2 --policy /usr/share/failsafe/policies/exfiltration.toml -- \
