@@ -216,6 +216,10 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Keep the terminal of a command open when its watcher has ended; used by `run --user`. Standard input is the terminal,
+    /// standard output a pipe that the watcher reads.
+    #[command(hide = true)]
+    KeepTerminal,
     /// Write the manual pages, for the package.
     #[command(hide = true)]
     Man {

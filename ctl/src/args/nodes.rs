@@ -103,7 +103,7 @@ impl Command {
             Command::Incident { what: IncidentCommand::List(_) | IncidentCommand::Show(_) } => Reach::Nodes,
             Command::Incident { what: IncidentCommand::Watch(args) } => watch(args.once),
             Command::Incident { what: IncidentCommand::Verify(_) } | Command::Completion { .. } => NO_NODE,
-            Command::Man { .. } => NO_NODE,
+            Command::Man { .. } | Command::KeepTerminal => NO_NODE,
             Command::Log {
                 what: LogCommand::Checkpoint { .. } | LogCommand::Consistency(_) | LogCommand::Prove { .. },
             } => Reach::OneNode,

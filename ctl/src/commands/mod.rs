@@ -191,6 +191,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
         },
         Command::Checkpoint(args) => manifest::checkpoint(place, &args),
         Command::Completion { shell } => completion::completion(shell),
+        Command::KeepTerminal => run::keep_terminal(),
         Command::Man { folder } => completion::man(&folder),
     }
 }

@@ -14,6 +14,7 @@
 
 mod again;
 mod environment;
+mod keep_terminal;
 mod left;
 mod restart;
 mod scraper;
@@ -47,6 +48,7 @@ use std::{
 
 pub(super) use again::rerun;
 pub(super) use environment::{add as add_variables, close_descriptors};
+pub(super) use keep_terminal::keep_terminal;
 
 /// What the child starts and becomes.
 struct Starting<'a> {
@@ -79,7 +81,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     environment::add(&mut command, &args.env)?;
     let warning = asked.policy.as_ref().and_then(|policy| without_gpus(policy, &args.new.gpus));
     if let Some(warning) = warning.filter(|_| args.announce.is_none() && !args.quiet && !args.output.json()) {
-        eprintln!("{warning}");
+        note!("{warning}");
     }
     if args.announce.is_none() {
         scraper::check(place, &args.scrape, &asked)?;
@@ -132,15 +134,9 @@ fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
         let client = Client::connect(place.daemon).await?;
         let run = client.runs().start(request).await?.into_inner();
         if json {
-            eprintln!("{}", json::run(&run));
+            note!("{}", json::run(&run));
         } else if !quiet {
-            eprintln!(
-                "run {} {} pinned to {} {}",
-                clean(&run.name),
-                run.id,
-                clean(&run.policy_name),
-                run.policy_digest
-            );
+            note!("run {} {} pinned to {} {}", clean(&run.name), run.id, clean(&run.policy_name), run.policy_digest);
         }
         if let Some(watcher) = watcher {
             announce(watcher, &run.id);
@@ -151,7 +147,7 @@ fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
     command.args(arguments).env("FAILSAFE_RUN_ID", &run.id);
     let alone = user.is_other() || directory.is_some();
     for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !alone)) {
-        eprintln!("failsafectl: {kept}");
+        note!("failsafectl: {kept}");
     }
     if user.is_other() {
         // A process of the caller's session could write to the caller's terminal as if it were typed (TIOCSTI). With a terminal
@@ -208,6 +204,6 @@ fn announce(watcher: &str, id: &str) {
         .and_then(|address| UnixStream::connect_addr(&address))
         .and_then(|mut stream| stream.write_all(id.as_bytes()));
     if let Err(error) = sent {
-        eprintln!("failsafectl: the watcher of run {id} cannot be reached: {error}");
+        note!("failsafectl: the watcher of run {id} cannot be reached: {error}");
     }
 }

@@ -90,7 +90,7 @@ pub(super) async fn begin(daemon: &Target, client: &Client, run: &pb::Run, json:
         return Ok(());
     }
     if !json {
-        eprint!("{}", text(run));
+        note!("{}", text(run).trim_end());
     }
     let mut answer = ask(client, run).await;
     // The daemon may have been restarted while this process was frozen.

@@ -1,14 +1,26 @@
-//! The watcher's terminal: in raw mode while a command of another user has a terminal of its own, and as it was afterwards.
+//! The watcher's terminal: in raw mode while a command of another user has a terminal of its own, and as it was afterwards. While a
+//! run is frozen, the keys that send signals are the watcher's: a fatal signal ends a frozen process.
 
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
+    unistd::{getpgrp, tcgetpgrp},
+};
 use std::{
     fs::File,
     io::{IsTerminal, Read, Write, stdin, stdout},
-    sync::mpsc::Sender,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
 };
 
 /// What ^C sends in raw mode.
 const INTERRUPT: u8 = 3;
+/// What ^C, ^\\ and ^Z send: the terminal of a command makes signals of them.
+const SIGNALS: [u8; 3] = [INTERRUPT, 0x1c, 0x1a];
 
 /// Raw mode; dropping it restores the terminal.
 pub(super) struct Raw(Option<Termios>);
@@ -50,14 +62,67 @@ pub(super) fn size() -> Option<pty_process::Size> {
     Some(pty_process::Size::new(height.0, width.0))
 }
 
-/// Copies what is typed to the command's terminal, and reports each ^C.
-pub(super) fn typed(mut to: File, interrupts: Sender<()>) {
+/// The keys of a terminal that the watcher shares with a frozen run: they make no signals. Dropping it gives them back.
+pub(super) struct Keys {
+    terminal: File,
+    before: Termios,
+}
+
+impl Keys {
+    /// Takes the keys, if there is a terminal and the watcher is in its foreground: otherwise nothing is typed for the run.
+    pub(super) fn take() -> Option<Keys> {
+        let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
+        if !in_foreground(&terminal) {
+            return None;
+        }
+        let before = tcgetattr(&terminal).ok()?;
+        let mut keys = before.clone();
+        keys.local_flags.remove(LocalFlags::ISIG | LocalFlags::ICANON | LocalFlags::ECHO);
+        tcsetattr(&terminal, SetArg::TCSANOW, &keys).ok()?;
+        Some(Keys { terminal, before })
+    }
+
+    /// Whether ^C was typed since the last call. What else was typed is lost: the run reads nothing. Never waits.
+    pub(super) fn interrupted(&mut self) -> bool {
+        let mut buffer = [0; 256];
+        let mut interrupted = false;
+        while in_foreground(&self.terminal) {
+            let mut typed = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut typed, PollTimeout::ZERO), Ok(1..)) {
+                break;
+            }
+            let Ok(n @ 1..) = self.terminal.read(&mut buffer) else { break };
+            interrupted |= buffer[..n].contains(&INTERRUPT);
+        }
+        interrupted
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // In the background the terminal has the settings of others.
+        if in_foreground(&self.terminal) {
+            let _restored = tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before);
+        }
+    }
+}
+
+fn in_foreground(terminal: &File) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
+}
+
+/// Copies what is typed to the command's terminal, and reports each ^C. While the run is frozen, keys that send a signal are left out.
+pub(super) fn typed(mut to: File, interrupts: Sender<()>, frozen: Arc<AtomicBool>) {
     let mut buffer = [0; 4_096];
     while let Ok(n @ 1..) = stdin().lock().read(&mut buffer) {
-        if buffer[..n].contains(&INTERRUPT) {
+        let mut bytes = buffer[..n].to_vec();
+        if bytes.contains(&INTERRUPT) {
             let _nobody = interrupts.send(());
         }
-        if to.write_all(&buffer[..n]).is_err() {
+        if frozen.load(Ordering::Relaxed) {
+            bytes.retain(|byte| !SIGNALS.contains(byte));
+        }
+        if to.write_all(&bytes).is_err() {
             return;
         }
     }

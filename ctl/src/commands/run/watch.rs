@@ -1,11 +1,12 @@
 //! The watcher of a run: outside the run's bounds, so that it works while the run is frozen.
 //!
 //! It prints what happens to the run, passes signals on, and ends with the command's code. It decides nothing: killing the watcher
-//! leaves the run as it is.
+//! leaves the run as it is. While the run is frozen it passes no signal on: a fatal one would end a frozen process, too, and what was
+//! frozen to be looked at would be gone.
 
 use super::{
-    left,
-    terminal::{self, Raw},
+    keep_terminal, left,
+    terminal::{self, Keys, Raw},
 };
 use crate::{
     client::{Client, Target, block_on},
@@ -25,7 +26,7 @@ use nix::{
 };
 use std::{
     fs::File,
-    io::{IsTerminal, Read, Write, stderr, stdin, stdout},
+    io::{IsTerminal, PipeReader, Read, Write, stderr, stdin, stdout},
     os::{
         fd::{AsFd, OwnedFd},
         linux::net::SocketAddrExt,
@@ -69,7 +70,7 @@ pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool, scraped: bool) 
     let reports = Reports { frozen: frozen.clone(), raw: raw.is_set(), last, id: id.clone() };
     // Ends with this process: it may wait for a run that never comes.
     std::thread::spawn(move || reports.follow(&listener, pid, &daemon));
-    let status = block_on(wait(child, screen, &frozen, raw.is_set()))?;
+    let status = block_on(wait(child, screen, frozen, raw.is_set()))?;
     drop(raw);
     let Some(status) = status else { return Ok(Exit::Partial) };
     if status.signal().is_some() {
@@ -126,13 +127,17 @@ fn at_own_terminal(announce: &str) -> Result<(Child, Option<Screen>), Fail> {
     if !stderr().is_terminal() {
         command = command.stderr(Stdio::inherit());
     }
+    let copied = pty.as_fd().try_clone_to_owned().map_err(|error| Fail::because("cannot copy a descriptor", &error))?;
+    let kept_open = keep_terminal::start(copied)?;
     let child = command.spawn(pts).map_err(failed)?;
-    Ok((child, Some(Screen { pty })))
+    Ok((child, Some(Screen { pty, _kept_open: kept_open })))
 }
 
 /// The command's terminal, as the watcher holds it.
 struct Screen {
     pty: pty_process::blocking::Pty,
+    /// Another process keeps the terminal open once this is closed.
+    _kept_open: PipeReader,
 }
 
 impl Screen {
@@ -146,7 +151,7 @@ impl Screen {
 async fn wait(
     mut child: Child,
     screen: Option<Screen>,
-    frozen: &AtomicBool,
+    frozen: Arc<AtomicBool>,
     raw: bool,
 ) -> Result<Option<ExitStatus>, Fail> {
     let failed = |error: std::io::Error| Fail::because("cannot handle signals", &error);
@@ -155,8 +160,8 @@ async fn wait(
     let mut printer = None;
     if let Some(screen) = &screen {
         if stdin().is_terminal() {
-            let to = screen.file()?;
-            std::thread::spawn(move || terminal::typed(to, typed));
+            let (to, frozen) = (screen.file()?, frozen.clone());
+            std::thread::spawn(move || terminal::typed(to, typed, frozen));
         }
         let from = screen.file()?;
         printer = Some(std::thread::spawn(move || terminal::printed(from)));
@@ -176,8 +181,21 @@ async fn wait(
     let mut quit = signal(SignalKind::quit()).map_err(failed)?;
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut hints = 0;
+    // Of a terminal that the run shares.
+    let mut keys = None;
+    let mut held = Vec::new();
     loop {
         let mut wants_out = false;
+        let is_frozen = || frozen.load(Ordering::Relaxed);
+        if !is_frozen() {
+            keys = None;
+            hints = 0;
+            for which in held.drain(..) {
+                let _ended = kill(pid, which);
+            }
+        } else if keys.is_none() && screen.is_none() {
+            keys = Keys::take();
+        }
         tokio::select! {
             status = &mut has_ended => {
                 let status = status.map_err(|_| Fail::new(Exit::Error, "the thread that waits for the command ended"))?;
@@ -188,10 +206,24 @@ async fn wait(
                 }
                 return Ok(Some(status));
             }
-            Some(which) = passed.recv() => {
-                // A command that has ended is seen above.
-                let _ended = kill(pid, which);
-            }
+            Some(which) = passed.recv() => match which {
+                // Whoever ends the watcher must not end what is frozen.
+                Signal::SIGTERM | Signal::SIGHUP if is_frozen() => {
+                    let text = format!("failsafectl: {which} is not passed on: the run is frozen, and stays so; the watcher ends");
+                    print_line(raw, &text);
+                    return Ok(None);
+                }
+                Signal::SIGUSR1 | Signal::SIGUSR2 if is_frozen() => {
+                    if !held.contains(&which) {
+                        print_line(raw, &format!("failsafectl: {which} is passed on when the run is thawed"));
+                        held.push(which);
+                    }
+                }
+                _ => {
+                    // A command that has ended is seen above.
+                    let _ended = kill(pid, which);
+                }
+            },
             _ = resized.recv() => {
                 if let (Some(screen), Some(size)) = (&screen, terminal::size()) {
                     let _ended = screen.pty.resize(size);
@@ -200,16 +232,18 @@ async fn wait(
             // The terminal sent it to the command too.
             _ = interrupted.recv() => wants_out = true,
             _ = quit.recv() => wants_out = true,
-            _ = tick.tick() => wants_out = interrupts.try_iter().count() > 0,
+            _ = tick.tick() => {
+                wants_out = interrupts.try_iter().count() > 0 || keys.as_mut().is_some_and(Keys::interrupted);
+            }
         }
-        if wants_out && frozen.load(Ordering::Relaxed) {
+        if wants_out && is_frozen() {
             hints += 1;
             if hints > 1 {
                 return Ok(None);
             }
             print_line(
                 raw,
-                "failsafectl: the run is frozen and cannot react to signals; press Ctrl-C again to leave it frozen and return",
+                "failsafectl: the run is frozen, and no signal is passed on to it; press Ctrl-C again to leave it frozen and return",
             );
         }
     }
