@@ -9,6 +9,16 @@
 //! characters; the exit code is one of [`exit::Exit`], except that `run` ends as its command does.
 
 #![forbid(unsafe_code)]
+// `eprintln!` and `println!` end the program when nobody reads, or the disk of the reader is full: a job would not be started.
+#![cfg_attr(not(test), deny(clippy::print_stderr, clippy::print_stdout))]
+
+/// Writes a line to stderr. A line that cannot be written ends nothing.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _nobody_reads = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
 
 mod args;
 mod bundle;
@@ -35,7 +45,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(fail) => {
             if !fail.message.is_empty() {
-                eprintln!("{fail}");
+                note!("{fail}");
             }
             fail.exit.into()
         }

@@ -93,6 +93,12 @@ fn main() -> anyhow::Result<ExitCode> {
     let lines = NonBlockingBuilder::default().buffered_lines_limit(4_096);
     let (writer, _flushed_when_dropped) = lines.finish(std::io::stderr());
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer).init();
+    // A line that cannot be written would be reported on stderr itself, and end the daemon.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(writer)
+        .log_internal_errors(false)
+        .init();
     supervisor::run(config, Origin { file: args.config, keys }, catalogues).map(|()| OK)
 }

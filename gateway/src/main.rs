@@ -96,7 +96,13 @@ fn start() -> Result<ExitCode> {
     }
     let filter = EnvFilter::try_from_env("FAILSAFE_GATEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr).init();
+    // A line that cannot be written would be reported on the same stderr, and end the gateway.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(stderr)
+        .log_internal_errors(false)
+        .init();
     if args.check {
         let config = Config::load_with(&args.config, failsafe_gateway::check)?;
         for warning in failsafe_gateway::warnings(&config) {

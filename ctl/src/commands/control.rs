@@ -34,7 +34,7 @@ pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArg
         print(&runs::control(&answer, &acted_on(&answer, &args.run), done, (Paint::stdout(), &place.zone)))?;
     }
     if let Some(after) = after {
-        eprintln!("failsafectl: warning: {}", after.text());
+        note!("failsafectl: warning: {}", after.text());
     }
     Ok(exit_of(answer.verdict()))
 }

@@ -6,7 +6,7 @@ use crate::{
     client::{Client, block_on},
     entry::{self, Logged},
     exit::{Exit, Fail},
-    render::{Paint, clean, event, print, time},
+    render::{Paint, clean, event, stream, time},
 };
 use failsafe_core::{decision::IncidentId, record::Record};
 use failsafe_journal::{Filter, Query};
@@ -170,11 +170,11 @@ impl<'a> Printer<'a> {
 
     /// The exact bytes and a line end: the text of an entry has none of its own.
     fn raw(&self, bytes: &[u8]) -> Result<(), Fail> {
-        Ok(print(&format!("{}\n", String::from_utf8_lossy(bytes)))?)
+        Ok(stream(&format!("{}\n", String::from_utf8_lossy(bytes)))?)
     }
 
     fn show(&mut self, entry: &Logged) -> Result<(), Fail> {
         self.names.extend(name_of(entry));
-        Ok(print(&event::line(entry, &self.names, &self.place.zone, self.paint))?)
+        Ok(stream(&event::line(entry, &self.names, &self.place.zone, self.paint))?)
     }
 }

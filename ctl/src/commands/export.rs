@@ -25,7 +25,7 @@ pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail>
         fetch(&client, &run, &args.output, args.force).await
     })?;
     for Unreadable { number, problem, .. } in &sent.unreadable {
-        eprintln!("failsafectl: {} of the run cannot be read: {}", name(*number), clean(problem));
+        note!("failsafectl: {} of the run cannot be read: {}", name(*number), clean(problem));
     }
     if args.json {
         let Sent { bytes, recordings, unreadable } = &sent;

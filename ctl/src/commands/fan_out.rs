@@ -70,7 +70,7 @@ pub(super) fn fan_out(nodes: &str, args: &NodesArgs) -> Result<u8, Fail> {
         Ok::<(), Fail>(())
     })?;
     progress.finish_and_clear();
-    eprintln!("{}", summary(&exits));
+    note!("{}", summary(&exits));
     if let Some(fail) = unread {
         return Err(fail);
     }
@@ -158,7 +158,9 @@ fn show(answer: &Answer, json: bool) -> Result<(), Fail> {
         return Ok(print(&format!("{line}\n"))?);
     }
     print(&prefixed(&answer.node, &stdout))?;
-    eprint!("{}", prefixed(&answer.node, &stderr));
+    if !stderr.is_empty() {
+        note!("{}", prefixed(&answer.node, &stderr).trim_end());
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use crate::{
     args::{GpuOrderArgs, Output, TopArgs},
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, clean, health as page, json, print},
+    render::{Paint, clean, health as page, json, print, stream},
 };
 use failsafe_proto::v1 as pb;
 use std::io::IsTerminal;
@@ -45,7 +45,7 @@ pub(super) fn top(place: &Place<'_>, args: &TopArgs) -> Result<Exit, Fail> {
         while left != Some(0) {
             let (status, health) = ask(&client).await?;
             let clear = if screen { "\u{1b}[H\u{1b}[2J" } else { "" };
-            print(&format!("{clear}{}\n", page::gpus(&status, &health)))?;
+            stream(&format!("{clear}{}\n", page::gpus(&status, &health)))?;
             left = left.map(|n| n - 1);
             if left != Some(0) {
                 tokio::time::sleep(args.interval).await;

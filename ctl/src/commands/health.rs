@@ -8,7 +8,7 @@ use crate::{
     args::{HealthArgs, OrderArgs, Output, PlaceableArgs, WatchArgs, each},
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, clean, health as page, json, print},
+    render::{Paint, clean, health as page, json, print, stream},
 };
 use failsafe_proto::v1 as pb;
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ pub(super) fn watch(place: &Place<'_>, args: &WatchArgs, gpus_only: bool) -> Res
                 continue;
             }
             // One line each, so that a program can read them as they come.
-            print(&if args.output.json() {
+            stream(&if args.output.json() {
                 format!("{}\n", json::change(&change))
             } else {
                 page::change(&change, &place.zone, Paint::stdout())
@@ -155,7 +155,7 @@ pub(super) fn order(place: &Place<'_>, order: HealthSubcommand, gpu: &str, args:
     let part = answer.part.unwrap_or_default();
     print(&if args.output.json() { json::text(&json::part(&part)) } else { page::part(&part, Paint::stdout()) })?;
     if let (HealthSubcommand::Cordon, Some(before)) = (order, cordoned_before(&part, &args.reason)) {
-        eprintln!("failsafectl: it was cordoned already ({before}); the new reason is only in the audit log");
+        note!("failsafectl: it was cordoned already ({before}); the new reason is only in the audit log");
     }
     Ok(Exit::Done)
 }

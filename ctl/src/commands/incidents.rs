@@ -24,7 +24,7 @@ pub(super) fn incidents(place: &Place<'_>, args: &IncidentsArgs) -> Result<Exit,
     if args.output.json() {
         print(&json::text(&incidents::json(&all, &names)))?;
     } else if all.is_empty() {
-        eprintln!("no incidents in the audit log");
+        note!("no incidents in the audit log");
     } else {
         print(&incidents::table(&all, &names, &place.zone))?;
     }

@@ -22,7 +22,7 @@ pub(super) fn list(place: &Place<'_>, args: &ListArgs) -> Result<Exit, Fail> {
         print(&json::text(&runs.iter().map(json::run).collect()))?;
     } else if runs.is_empty() {
         let with = if args.selector.is_empty() { "" } else { " with these labels" };
-        eprintln!("no {}runs{with}", if args.all { "" } else { "live " });
+        note!("no {}runs{with}", if args.all { "" } else { "live " });
     } else {
         print(&runs::list(&runs, args.output.wide(), time::now()))?;
     }

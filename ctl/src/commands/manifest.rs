@@ -28,7 +28,7 @@ pub(super) fn set(place: &Place<'_>, args: &ManifestSetArgs) -> Result<Exit, Fai
     print(&format!("run {} {run_id}: manifest set, {digest}\n", clean(&run_name)))?;
     if redacted > 0 {
         let texts = count(usize::try_from(redacted).unwrap_or(usize::MAX), "text", "texts");
-        eprintln!("failsafectl: warning: {texts} of the manifest looked like secrets and were replaced by [redacted]");
+        note!("failsafectl: warning: {texts} of the manifest looked like secrets and were replaced by [redacted]");
     }
     Ok(Exit::Done)
 }

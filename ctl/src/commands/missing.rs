@@ -56,10 +56,10 @@ impl Missing {
         if self.is_empty() {
             return;
         }
-        eprintln!(
+        note!(
             "failsafectl: warning: entries of the audit log are missing or were replaced; what is shown may not be all"
         );
-        self.lines().iter().for_each(|line| eprintln!("  {line}"));
-        eprintln!("  `failsafectl log verify` lists what is known; read an earlier log with --file");
+        self.lines().iter().for_each(|line| note!("  {line}"));
+        note!("  `failsafectl log verify` lists what is known; read an earlier log with --file");
     }
 }

@@ -85,8 +85,8 @@ impl Offline {
             eprintln!("failsafectl: warning: {}", clean(&problem));
         }
         let Some(why) = self.broken.take().or_else(|| self.incomplete()) else { return Exit::Done };
-        eprintln!("failsafectl: warning: {}: not all entries could be read: {why}", self.file.display());
-        eprintln!("  `failsafectl log verify` says what is wrong with it");
+        note!("failsafectl: warning: {}: not all entries could be read: {why}", self.file.display());
+        note!("  `failsafectl log verify` says what is wrong with it");
         Exit::Partial
     }
 

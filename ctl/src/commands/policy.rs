@@ -49,13 +49,13 @@ pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, F
             if args.output.json() {
                 print(&json::text(&invalid(&errors)))?;
             } else {
-                eprintln!("{errors}");
+                note!("{errors}");
             }
             return Ok(Exit::Error);
         }
     };
     if !args.output.json() && !warnings.list.is_empty() {
-        eprintln!("{warnings}");
+        note!("{warnings}");
     }
     let digest = policy.digest().to_string();
     let (node, worth) =

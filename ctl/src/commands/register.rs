@@ -15,7 +15,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
     if let Some(warning) =
         asked.policy.as_ref().and_then(|policy| without_gpus(policy, &args.new.gpus)).filter(|_| !args.output.json())
     {
-        eprintln!("{warning}");
+        note!("{warning}");
     }
     let target = match (&args.target.cgroup, args.target.pid) {
         (Some(path), _) => Some(pb::register_request::Target::Cgroup(path.clone())),

@@ -17,7 +17,7 @@ use self::pass::{Before, Pass, pass};
 use crate::{
     args::ScrapeArgs,
     exit::{Exit, Fail},
-    render::print,
+    render::{print, stream},
 };
 use nix::unistd::getppid;
 use std::{
@@ -60,7 +60,7 @@ fn again_and_again(args: &ScrapeArgs, wanted: impl Fn() -> bool) -> Result<Exit,
     while wanted() {
         let done = pass(args, &mut earlier);
         if args.json {
-            print(&format!("{}\n", pass::json(args, &done)))?;
+            stream(&format!("{}\n", pass::json(args, &done)))?;
         }
         let pause = match &done {
             Err(fail) if fail.exit == Exit::Denied => args.every.max(REFUSED_AGAIN),

@@ -60,7 +60,7 @@ pub(super) fn stats(place: &Place<'_>, args: &StatsArgs) -> Result<Exit, Fail> {
     if args.output.json() {
         print(&json::text(&value(&all, &runs)))?;
     } else if all.is_empty() {
-        eprintln!("nothing was only observed");
+        note!("nothing was only observed");
     } else {
         print(&page(&all, &runs, place))?;
     }

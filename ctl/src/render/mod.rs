@@ -28,11 +28,23 @@ pub mod users;
 pub use crate::text::clean;
 use std::io::{self, IsTerminal, Write};
 
-/// Writes to stdout.
+/// Writes an answer to stdout. Where nobody reads it, the command goes on: its exit code is an answer, too, and a tampered log must not
+/// become 0 because of `| head`.
 ///
 /// # Errors
-/// Those of writing; a reader that went away ends the program quietly.
+/// Those of writing, but for a reader that went away.
 pub fn print(text: &str) -> io::Result<()> {
+    match stream(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Writes one of many texts to stdout, such as the next entry of a log.
+///
+/// # Errors
+/// Those of writing; a reader that went away ends the program quietly, with 0.
+pub fn stream(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()

@@ -120,7 +120,7 @@ fn wait(place: &Place<'_>, id: IncidentId, until: Instant) -> Result<bool, Fail>
             return Ok(waits);
         }
         if !waits {
-            eprintln!("failsafectl: waiting for a signed checkpoint that covers entry {last} (audit_log.checkpoint)");
+            note!("failsafectl: waiting for a signed checkpoint that covers entry {last} (audit_log.checkpoint)");
             waits = true;
         }
         std::thread::sleep(AGAIN);
@@ -230,17 +230,17 @@ fn report(
         print(&text)?;
     }
     for problem in &findings.problems {
-        eprintln!("failsafectl: the file contradicts itself: {}", clean(problem));
+        note!("failsafectl: the file contradicts itself: {}", clean(problem));
     }
     Ok(match verdict {
         Verdict::Proved => Exit::Done,
         Verdict::NotValid => Exit::Tampered,
         Verdict::InPart | Verdict::NotProved | Verdict::KeyNotChecked => {
             if known.is_none() {
-                eprintln!("failsafectl: the node's public keys cannot be read: the file was not checked");
+                note!("failsafectl: the node's public keys cannot be read: the file was not checked");
             }
             for text in &findings.lacking {
-                eprintln!("failsafectl: not proved: {}", clean(text));
+                note!("failsafectl: not proved: {}", clean(text));
             }
             Exit::Partial
         }

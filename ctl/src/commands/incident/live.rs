@@ -5,7 +5,7 @@ use crate::{
     args::{IncidentListArgs, IncidentShowArgs, IncidentState, IncidentWatchArgs},
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, incident as page, json, print},
+    render::{Paint, incident as page, json, print, stream},
     text::clean,
 };
 use failsafe_proto::v1 as pb;
@@ -48,12 +48,12 @@ pub(in super::super) fn list(place: &Place<'_>, args: &IncidentListArgs) -> Resu
     if args.output.json() {
         print(&json::text(&page::list_json(&incidents, revision, &incomplete)))?;
     } else if incidents.is_empty() {
-        eprintln!("no such incidents");
+        note!("no such incidents");
     } else {
         print(&page::list(&incidents, &place.zone))?;
     }
     for why in &incomplete {
-        eprintln!("failsafectl: incidents may be missing: {}; `failsafectl incidents` reads the audit log", clean(why));
+        note!("failsafectl: incidents may be missing: {}; `failsafectl incidents` reads the audit log", clean(why));
     }
     Ok(Exit::Done)
 }
@@ -87,7 +87,7 @@ pub(in super::super) fn watch(place: &Place<'_>, args: &IncidentWatchArgs) -> Re
         while let Some(change) = changes.message().await? {
             let is_mark = about.takes(&change);
             // One line each, so that a program can read them as they come.
-            print(&match args.output.json() {
+            stream(&match args.output.json() {
                 true => format!("{}\n", page::change_json(&change)),
                 // For people, silence goes on without them.
                 false if is_mark && !args.once => String::new(),
@@ -115,13 +115,13 @@ impl About {
         for why in &change.incomplete {
             // It has a line of its own.
             if *why != change.log_problem && self.incomplete.insert(why.clone()) {
-                eprintln!("failsafectl: incidents may be missing: {}", clean(why));
+                note!("failsafectl: incidents may be missing: {}", clean(why));
             }
         }
         if self.log_problem.is_empty() != change.log_problem.is_empty() {
             match change.log_problem.as_str() {
-                "" => eprintln!("failsafectl: the audit log is written again"),
-                why => eprintln!("failsafectl: {}; what happens now is missing here until it is", clean(why)),
+                "" => note!("failsafectl: the audit log is written again"),
+                why => note!("failsafectl: {}; what happens now is missing here until it is", clean(why)),
             }
         }
         self.log_problem.clone_from(&change.log_problem);

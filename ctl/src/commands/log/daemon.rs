@@ -34,7 +34,7 @@ pub(super) fn is_asked(place: &Place<'_>, from_daemon: bool) -> Result<bool, Fai
     let unreadable = File::open(place.state_dir.join(CHECKPOINT_FILE)).is_err_and(refused);
     let asked = is_asked_instead(place.state_dir, unreadable)?;
     if asked {
-        eprintln!("failsafectl: you may not read {STATE_DIR}; the daemon of this node is asked (--from-daemon)");
+        note!("failsafectl: you may not read {STATE_DIR}; the daemon of this node is asked (--from-daemon)");
     }
     Ok(asked)
 }

@@ -84,7 +84,7 @@ pub(in crate::commands) fn resolve_file(path: &Path) -> Result<Exit, Fail> {
     let Whole { text, checked, .. } =
         read(path)?.map_err(|errors| Fail::new(Exit::Error, format!("the policy is not valid\n{errors}")))?;
     if !checked.warnings.list.is_empty() {
-        eprintln!("{}", checked.warnings);
+        note!("{}", checked.warnings);
     }
     print(&text)?;
     Ok(Exit::Done)

@@ -27,7 +27,7 @@ pub(in crate::commands) fn test(args: &PolicyTestArgs) -> Result<Exit, Fail> {
             Ok(file) => files.push(file),
             Err(errors) => {
                 invalid = true;
-                eprintln!("{errors}");
+                note!("{errors}");
             }
         }
     }

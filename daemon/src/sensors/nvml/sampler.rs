@@ -34,6 +34,7 @@ pub use shared::{EVENTS, XID};
 use shared::{End, GpuLookup, Shared};
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
@@ -264,6 +265,11 @@ fn count_gpus(nvml: &Nvml, known: u32, shared: &Shared) {
             Err(_) => {}
         }
     }
+}
+
+/// Writes a line for the daemon's own log. The sampler goes on where nobody reads it.
+fn complain(what: &str, error: &dyn std::fmt::Display) {
+    let _nobody_reads = writeln!(std::io::stderr(), "nvml sampler: {what}: {error}");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,7 +11,7 @@
 //! lock is held during a turn; there are at most as many workers as tasks, and one more. Those that are not needed sleep
 //! until they are, and cost nothing.
 
-use super::{STACK, lock};
+use super::{STACK, complain, lock};
 use nix::{
     errno::Errno,
     sys::{
@@ -231,7 +231,7 @@ impl<T: Task> Pool<T> {
                 } else if state.workers <= state.tasks
                     && let Err(error) = self.hire(&mut state)
                 {
-                    eprintln!("nvml sampler: starting another worker: {error}");
+                    complain("starting another worker", &error);
                 }
                 self.arm(&mut state);
             }
@@ -273,7 +273,7 @@ impl ReliefTimer {
 
     fn arm(&self, after: Duration) {
         if let Err(errno) = self.0.set(Expiration::OneShot(TimeSpec::from(after)), TimerSetTimeFlags::empty()) {
-            eprintln!("nvml sampler: arming the relief timer: {errno}");
+            complain("arming the relief timer", &errno);
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
         frame::{Busy, Fault, Frame, FrameError, Unreachable},
         info::GpuInfo,
     },
-    lock, now_ns,
+    complain, lock, now_ns,
 };
 use nvml_wrapper::{Device, Nvml};
 use std::{
@@ -187,7 +187,7 @@ impl Out {
 /// A closed pipe is the daemon's end, and so this process's.
 fn ended_with_the_pipe(written: Result<(), FrameError>) {
     if let Err(error) = written {
-        eprintln!("nvml sampler: {error}");
+        complain("writing to the daemon", &error);
         std::process::exit(1);
     }
 }
