@@ -103,3 +103,51 @@ impl Offline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failsafe_journal::{
+        AuditLog, Draft, Stamp,
+        segments::{CATALOG_FILE, sealed, segment_path},
+        storage::{LOG_FILE, Layout, LogFolder},
+    };
+
+    /// A log with three sealed segments.
+    fn log() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { segment_bytes: 1, reserve_bytes: 0, ..Layout::default() };
+        let stamp = || Stamp { wall_ns: 1, mono_ns: 1, boot_id: "b".into() };
+        let (mut log, _) = AuditLog::open(LogFolder::open(dir.path(), layout).unwrap(), &stamp()).unwrap();
+        for n in 0..3 {
+            log.append(&Draft::new("run", stamp(), serde_json::json!({ "n": n }))).unwrap();
+            log.commit().unwrap();
+            assert!(log.seal_if_due(stamp()));
+            log.commit().unwrap();
+        }
+        dir
+    }
+
+    fn read(dir: &std::path::Path) -> (usize, BTreeSet<String>, Exit) {
+        let (broken, problems) = (RefCell::default(), RefCell::default());
+        let offline = Offline { file: dir.join(LOG_FILE), folder: None, expected: 0, broken, problems };
+        let read = offline.load(Filter::default()).unwrap().len();
+        let problems = offline.problems.borrow().clone();
+        (read, problems, offline.done())
+    }
+
+    #[test]
+    fn entries_that_are_missing_make_the_result_partial_and_a_lost_catalog_does_not() {
+        let dir = log();
+        let (all, problems, exit) = read(dir.path());
+        assert_eq!((problems.len(), exit), (0, Exit::Done));
+        std::fs::remove_file(dir.path().join(CATALOG_FILE)).unwrap();
+        let (read_all, problems, exit) = read(dir.path());
+        assert_eq!((read_all, problems.len(), exit), (all, 1, Exit::Done), "{problems:?}");
+        let segment = segment_path(dir.path(), sealed(dir.path())[1]);
+        let header = std::fs::read(&segment).unwrap()[..60].to_vec();
+        std::fs::write(segment, header).unwrap();
+        let (fewer, _, exit) = read(dir.path());
+        assert_eq!((fewer < all, exit), (true, Exit::Partial));
+    }
+}
