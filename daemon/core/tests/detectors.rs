@@ -21,7 +21,7 @@ const FIXTURES: &[(&str, &str)] = &fixtures! {
     "cusum-above" "cusum-below"
     "ewma-band-above" "ewma-band-below" "ewma-band-both"
     "adwin-both" "ks" "psi-psi" "psi-jensen-shannon" "plateau" "leak" "quantile-above" "quantile-below"
-    "collapse" "identical"
+    "collapse" "identical" "burn-rate-above" "burn-rate-below"
 };
 
 /// The values.

@@ -13,6 +13,7 @@
 //! what a detector finds changes what the engine decides: see [`crate::replay::ENGINE`].
 
 mod adwin;
+mod burn_rate;
 mod collapse;
 mod cusum;
 mod ewma_band;
@@ -51,6 +52,7 @@ pub const ALL: &[&Spec] = &[
     &identical::SPEC,
     &stall::SPEC,
     &quantile::SPEC,
+    &burn_rate::SPEC,
     &leak::SPEC,
 ];
 

@@ -109,6 +109,60 @@ fn a_stall_counts_from_the_last_change_of_the_step() {
     assert!(!started.wait(at(190)).unwrap().found, "time in which nothing could come does not count");
 }
 
+/// A burn rate over 10 minutes and 1 minute: 90 % of the values must be up to 10.
+fn burn_rate(given: &[(&'static str, Given)]) -> Result<Detect, (&'static str, String)> {
+    let number = |value| Given::Number(Real(value));
+    let time = |seconds| Given::Time(Span::from_secs(seconds));
+    let mut all = BTreeMap::from([
+        ("limit", number(10.0)),
+        ("objective", number(0.9)),
+        ("factor", number(2.0)),
+        ("long", time(600)),
+        ("short", time(60)),
+    ]);
+    all.extend(given.iter().cloned());
+    Detect::new(&burn_rate::SPEC, all)
+}
+
+#[test]
+fn a_burn_rate_is_found_when_both_windows_burn_and_ends_with_the_short_one() {
+    let mut started = burn_rate(&[]).unwrap().start(MonoTime(0));
+    let mut found = Vec::new();
+    for n in 0..1_400 {
+        let bad = (700..900).contains(&n);
+        let finding = started.take(sample(n, if bad { 11.0 } else { 10.0 }));
+        assert_eq!(finding.is_some(), n >= 99, "100 values are needed: {n}");
+        if finding.is_some_and(|finding| finding.found) {
+            found.push(n);
+        }
+    }
+    // More than 20 % of 600 values are bad from the 121st on; the long window is up to 10 s shorter.
+    assert!((815..=820).contains(&found[0]), "{found:?}");
+    // The long window has 200 bad values until 1300; the short one has less than a fifth after 48 good ones.
+    assert!((945..=948).contains(found.last().unwrap()), "{found:?}");
+    assert_eq!(found.len() as u64, found.last().unwrap() - found[0] + 1, "without a break");
+}
+
+#[test]
+fn a_burn_rate_counts_nothing_from_before_its_window() {
+    let mut started = burn_rate(&[("after", Given::Count(1))]).unwrap().start(MonoTime(0));
+    for n in 0..300 {
+        assert!(started.take(sample(n, 11.0)).unwrap().found);
+    }
+    assert_eq!(started.take(sample(900, 10.0)), Some(Finding { found: false, score: 0.0 }), "all bad values are old");
+    assert_eq!(started.take(sample(1, 11.0)).unwrap().score, 0.5 / (1.0 - 0.9), "an older time counts as the newest");
+}
+
+#[test]
+fn a_burn_rate_that_no_values_reach_is_refused() {
+    burn_rate(&[("factor", Given::Number(Real(9.9)))]).unwrap();
+    let (name, expected) = burn_rate(&[("factor", Given::Number(Real(10.0)))]).unwrap_err();
+    assert_eq!((name, expected.starts_with("less than 10.0")), ("factor", true), "{expected}");
+    let (name, expected) = burn_rate(&[("short", Given::Time(Span::from_secs(600)))]).unwrap_err();
+    assert_eq!(name, "short");
+    assert!(expected.contains("which is `long`"), "{expected}");
+}
+
 #[test]
 fn a_comparison_that_no_window_can_fail_is_refused() {
     let small = |alpha| with(&ks::SPEC, &[("alpha", alpha), ("reference", 20.0), ("window", 20.0)]);
