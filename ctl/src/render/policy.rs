@@ -168,7 +168,10 @@ fn leaf(leaf: &Leaf) -> String {
             let (spec, params) = (detect.spec(), detect.params(kind.unit()));
             format!("{kind} {}{}: {} with {params}", spec.finds, series(*of), spec.name)
         }
-        Test::Absent { kind, after } => format!("{kind} has had no value for {after}"),
+        Test::Absent { kind, after, series: Over::Any } => {
+            format!("{kind} has had no value for {after} in at least one series that had values before")
+        }
+        Test::Absent { kind, after, .. } => format!("{kind} has had no value for {after}"),
         Test::Event { wanted, within } => {
             format!("the {} happened within the last {within}", wanted.to_string().replacen(", ", " with ", 1))
         }

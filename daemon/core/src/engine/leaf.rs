@@ -186,7 +186,14 @@ impl LeafState {
                 let judge = |value: &Value| value.real().and_then(real);
                 self.of_series(signal, Over::Any, None, hold, judge, real);
             }
-            Test::Absent { .. } => self.at = self.at.max(Some(signal.at)),
+            Test::Absent { series, .. } => {
+                self.at = self.at.max(Some(signal.at));
+                if *series == Over::Any
+                    && let Some(gauge) = self.gauge(signal.value.series())
+                {
+                    gauge.last = gauge.last.max(Some(signal.at));
+                }
+            }
             Test::Event { .. } | Test::Count { .. } | Test::Age { .. } => {}
         }
     }
@@ -331,7 +338,7 @@ impl LeafState {
                     (false, false) => Truth::False,
                 }
             }
-            Test::Absent { kind, after } => {
+            Test::Absent { kind, after, series } => {
                 // A metric that nobody reports is what the test waits for.
                 let hidden = match sight.unread_is_absent {
                     true => sight.is_blind(kind.source(), gpu),
@@ -340,8 +347,16 @@ impl LeafState {
                 if hidden || sight.frozen {
                     // Time in which it could not come does not count.
                     self.at = Some(now);
+                    self.series.iter_mut().for_each(|(_, gauge)| gauge.last = Some(now));
                 }
-                if hidden { Truth::Unknown } else { Truth::from(self.at.is_some_and(|at| now.since(at) >= *after)) }
+                let silent = |last: Option<MonoTime>| last.is_some_and(|at| now.since(at) >= *after);
+                if *series == Over::Any && !self.series.is_empty() {
+                    for (_, gauge) in &mut self.series {
+                        (gauge.known, gauge.on) = (!hidden, silent(gauge.last));
+                    }
+                    return Truth::at_least(1, self.series.iter().map(|(_, gauge)| gauge.truth()));
+                }
+                if hidden { Truth::Unknown } else { Truth::from(silent(self.at)) }
             }
             Test::Detect { .. } if test.waits() => self.waiting(test, gpu, sight, now),
             Test::Threshold { .. }
@@ -400,6 +415,11 @@ impl LeafState {
     /// The event that makes the test true.
     pub(super) fn happened(&self) -> Option<&Observation> {
         self.event.as_deref()
+    }
+
+    /// Whether a value of any series came.
+    pub(super) fn has_series(&self) -> bool {
+        !self.series.is_empty()
     }
 
     /// The series whose values make the test what it is.

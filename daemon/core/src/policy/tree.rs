@@ -126,6 +126,9 @@ pub enum Test {
         kind: Kind,
         /// For how long.
         after: Span,
+        /// Of a metric: `all` series, or `any` one that had values.
+        #[serde(default = "all_series", skip_serializing_if = "is_all")]
+        series: Over,
     },
     /// Something happened within a window before now.
     Event {
@@ -377,7 +380,12 @@ impl fmt::Display for Leaf {
                 write!(f, "{kind} {} ({})", detect.spec().name, detect.params(kind.unit()))?;
                 condition::show_series(f, *series)?;
             }
-            Test::Absent { kind, after } => write!(f, "{kind} absent for {after}")?,
+            Test::Absent { kind, after, series } => {
+                write!(f, "{kind} absent for {after}")?;
+                if *series == Over::Any {
+                    f.write_str(" in any of the series")?;
+                }
+            }
             Test::Event { wanted, within } => write!(f, "{wanted} within {within}")?,
             Test::Count { wanted, count, within } => {
                 write!(f, "at least {count} times {wanted} within {within}")?;
@@ -396,6 +404,15 @@ fn is_zero(span: &Span) -> bool {
 
 fn is_any(over: &Over) -> bool {
     *over == Over::Any
+}
+
+/// How the absence of a metric is judged where the policy does not say: no series has a value.
+fn all_series() -> Over {
+    Over::All
+}
+
+fn is_all(over: &Over) -> bool {
+    *over == Over::All
 }
 
 #[cfg(test)]

@@ -107,6 +107,46 @@ fn no_step_for_five_minutes_trips_at_the_tick_after_and_not_while_the_run_is_fro
 }
 
 #[test]
+fn one_silent_rank_of_three_trips_a_rule_that_is_judged_over_any_and_no_other() {
+    for (over, trips) in [("", false), (", over = \"all\"", false), (", over = \"any\"", true)] {
+        let mut b = bench(&format!("signal = \"metric.step\", absent = \"5m\"{over}"));
+        let mut decisions = Vec::new();
+        for s in 0..=320 {
+            for rank in ["0", "1", "2"] {
+                // Rank 1 hangs after 10 s.
+                if rank != "1" || s <= 10 {
+                    decisions.extend(b.ranked(s * 1_000, "step", s as f64, rank));
+                }
+            }
+            decisions.extend(b.tick(s * 1_000));
+        }
+        assert_eq!(rules(&decisions), if trips { vec!["tree"] } else { vec![] }, "{over}");
+        if let [trip] = &decisions[..] {
+            assert_eq!(trip.at, at(310_000));
+            let values: Vec<String> = trip.values.iter().map(|seen| seen.show()).collect();
+            assert_eq!(values, ["10 (claimed by rank 1)"], "the last value of the silent rank is the evidence");
+        }
+        assert!(b.replay(ENGINE).identical());
+    }
+}
+
+#[test]
+fn a_rank_that_ended_or_stood_still_with_its_run_is_not_silent() {
+    let mut b = bench("signal = \"metric.step\", absent = \"5m\", over = \"any\"");
+    assert!(b.ranked(0, "step", 1.0, "0").is_empty());
+    assert!(b.ranked(0, "step", 1.0, "1").is_empty());
+    let ended = Input::SeriesEnded { run: b.run, series: Series::rank("1").unwrap(), at: at(1_000) };
+    assert!(b.feed(ended).is_empty());
+    assert!(b.ranked(299_000, "step", 2.0, "0").is_empty());
+    assert!(b.tick(301_000).is_empty(), "rank 1 has ended");
+    b.control(310_000, Command::Freeze);
+    assert!(b.tick(900_000).is_empty(), "the run stands still");
+    b.control(900_000, Command::Thaw);
+    assert!(b.tick(1_199_000).is_empty());
+    assert_eq!(rules(&b.tick(1_200_000)), ["tree"]);
+}
+
+#[test]
 fn a_bound_that_holds_only_during_evaluation() {
     let mut b = bench("signal = \"metric.accuracy\", below = 0.5, phase = \"evaluate\"");
     assert!(b.metric(1, "accuracy", 0.1).is_empty());

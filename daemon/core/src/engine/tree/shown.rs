@@ -4,7 +4,7 @@ use super::{TreeState, instance::Instance, program::Step};
 use crate::{
     decision::{Confidence, Observation},
     engine::leaf::{LeafState, Sight},
-    policy::{Rule, Test, Truth, tree::PHASE_METRIC},
+    policy::{Over, Rule, Test, Truth, tree::PHASE_METRIC},
     signal::{Kind, Series},
     subject::{GpuId, Subject},
     time::MonoTime,
@@ -70,6 +70,14 @@ impl TreeState {
                 (Test::Event { .. } | Test::Count { .. }, _) if wanted => {
                     proof.observed |= !judges_real && state.was_observed();
                     proof.values.extend(state.happened().cloned().map(Evidence::Event));
+                }
+                (Test::Absent { series: Over::Any, .. }, Some(kind)) if state.has_series() => {
+                    // The last value of each series that is silent.
+                    let series = state.witnesses(&leaf.test, Truth::from(wanted)).take(SERIES_SHOWN);
+                    proof.values.extend(
+                        series
+                            .map(|series| Evidence::Last(self.subject(instance, kind), kind.clone(), series.cloned())),
+                    );
                 }
                 (Test::Absent { .. }, Some(kind)) => {
                     // The last value that came, if any did: of a metric that of whatever series is kept.

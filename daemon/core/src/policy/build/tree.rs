@@ -278,7 +278,7 @@ impl Builder<'_> {
         let is_metric = signal.get_ref().starts_with("metric.");
         let literals = [("above", &when.above), ("below", &when.below), ("clear", &when.clear)];
         let literals = literals.into_iter().filter_map(|(name, literal)| Some((name, literal.as_ref()?.span())));
-        let texts = [("is", &when.is), ("over", &when.over), ("for", &when.hold), ("within", &when.within)];
+        let texts = [("is", &when.is), ("for", &when.hold), ("within", &when.within)];
         let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
         let fields = when.fields.iter().map(|(name, value)| (*name, value.span()));
         let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
@@ -289,8 +289,12 @@ impl Builder<'_> {
         }
         let (kind, known) = self.signal(signal);
         let least = if is_metric { Span::from_secs(1) } else { ABSENT_LEAST };
+        let series = match (&kind, &when.over) {
+            (Some(kind), Some(_)) => self.each_series(when, kind, "`absent` judges each series by itself"),
+            _ => Over::All,
+        };
         let after = self.some_time(absent, least)?;
-        kind.filter(|_| known).map(|kind| Test::Absent { kind, after })
+        kind.filter(|_| known).map(|kind| Test::Absent { kind, after, series })
     }
 
     /// A duration of at least `least`, and not so long that nothing would ever come of it.

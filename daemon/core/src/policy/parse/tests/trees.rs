@@ -47,6 +47,10 @@ fn conditions_are_shown_in_words() {
             "at least 2 of (phase train; cpu.time above 10000 ms/s over 5.0 s; metric.loss absent for 5.0 s)",
         ),
         (
+            "any = [{ signal = \"metric.loss\", absent = \"5s\", over = \"any\" }, { signal = \"metric.step\", absent = \"5s\", over = \"all\" }]",
+            "any of (metric.loss absent for 5.0 s in any of the series; metric.step absent for 5.0 s)",
+        ),
+        (
             "any = [{ event = \"connect\", verdict = \"denied\", count = 4, within = \"30s\" }, { event = \"oom\", within = \"1m\" }]",
             "any of (at least 4 times event connect, verdict = denied within 30.0 s; event oom within 60.0 s)",
         ),
@@ -185,6 +189,8 @@ fn each_mistake_of_a_condition_names_its_place() {
         ("signal = \"cpu.time\", absent = \"5s\"", "at least 10.0 s"),
         ("signal = \"metric.loss\", absent = \"5m\", above = 3", "`above` cannot stand beside `absent`"),
         ("event = \"oom\", absent = \"5m\"", "`absent` is for signals"),
+        ("signal = \"metric.loss\", absent = \"5m\", over = \"mean\"", "no mean, expected any or all"),
+        ("signal = \"gpu.power\", absent = \"5m\", over = \"any\"", "`over` is for metrics; gpu.power has no series"),
         ("phase = \"evalute\"", "did you mean `evaluate`?"),
         ("phase = \"train\", above = 3", "`above` has no effect without `signal`"),
         ("phase = \"train\", for = \"3s\"", "`for` has no effect without `signal`"),
