@@ -7,6 +7,7 @@ use super::{
     disk::{Disk, Files},
     store::{StoreError, write_json},
 };
+use crate::platform::clock;
 use failsafe_core::{
     Actor,
     drill::{Drill, Finding, Known},
@@ -16,6 +17,9 @@ use std::{
     io,
     path::{Path, PathBuf},
 };
+
+/// How far a time may be ahead of the clock, which can be set back a little: one minute.
+const AHEAD_NS: i64 = 60_000_000_000;
 
 /// A drill that is being done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +62,12 @@ impl Drills {
         }
     }
 
+    /// The latest time that it has, nanoseconds since the epoch.
+    fn latest_ns(&self) -> Option<i64> {
+        let drills = [&self.last, &self.proved, &self.failed].into_iter().flatten().map(Drill::ended_ns);
+        drills.chain(self.since_ns).chain(self.under.as_ref().map(|under| under.began_ns)).max()
+    }
+
     /// What a schedule goes by.
     pub fn known(&self, started_ns: i64) -> Known {
         Known {
@@ -89,7 +99,13 @@ impl DrillFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Drills::default()),
             Err(error) => Err(error.to_string()),
         };
+        let now = clock::wall_ns();
         match read {
+            // It would prove stops that never were, and no drill would be due.
+            Ok(drills) if drills.latest_ns() > Some(now.saturating_add(AHEAD_NS)) => {
+                let why = format!("{} does not count: it has times in the future", self.0.display());
+                (Drills::default(), Some(why))
+            }
             Ok(drills) => (drills, None),
             Err(why) => (Drills::default(), Some(format!("{} does not count: {why}", self.0.display()))),
         }
@@ -122,6 +138,20 @@ mod tests {
             took: Span(1),
             actor: Actor::Daemon,
             reason: "test".into(),
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_drill_of_the_future_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = DrillFile::new(dir.path());
+        let now = clock::wall_ns();
+        for (began_ns, counts) in [(now, true), (now + 2 * AHEAD_NS, false)] {
+            let mut drills = Drills::default();
+            drills.take(&drill(Finding::Proved, began_ns));
+            file.write(&drills).unwrap();
+            let (read, problem) = file.read();
+            assert_eq!((read == drills, problem.is_none()), (counts, counts), "{problem:?}");
         }
     }
 
