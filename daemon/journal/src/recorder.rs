@@ -46,6 +46,8 @@ pub const LINK_BYTES: usize = 8;
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Bytes in memory at which `record` writes them.
 pub const FLUSH_AT: usize = 256 << 10;
+/// Room for frames that a recording keeps while nothing waits.
+const KEPT_ROOM: usize = 512;
 /// Bytes in memory at which a recording on an unwritable disk ends.
 pub const MAX_BUFFERED: usize = 16 << 20;
 /// Kinds from here on are the recorder's own.
@@ -332,6 +334,8 @@ impl<S: Storage> Recorder<S> {
         }
         self.flushed += written as u64;
         self.buffer.clear();
+        // A node has a thousand recordings at once, most of them of idle runs.
+        self.buffer.shrink_to(KEPT_ROOM);
         Ok(())
     }
 }

@@ -5,9 +5,11 @@
 //! bounds that it is in.
 //!
 //! Invariant: a request is judged by what the process that sent it is when the request is handled. It is the process that
-//! connected (by pidfd), it is alive, it has the user that it connected with, and its groups and its cgroup are read then.
+//! connected (by pidfd), it is alive, it has the user that it connected with, and its groups and its cgroup are read then. Only
+//! [`Authority::reader`] takes groups and cgroup of a moment ago.
 
 use super::{
+    caller::Caller,
     connection::Maker,
     limits::Share,
     remote::{self, Called, Remote},
@@ -32,6 +34,7 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
+    time::Instant,
 };
 use tonic::{Request, Status};
 
@@ -152,12 +155,25 @@ impl Authority {
     /// `UNAUTHENTICATED` where it cannot be known who calls and from where; `PERMISSION_DENIED` where another process than the
     /// one that connected uses the connection.
     pub fn principal<T>(&self, request: &Request<T>, runs: &Registry) -> Result<Principal, Status> {
+        let caller = self.look(own(maker(request)?)?, runs)?;
+        self.in_whose_name(request, &caller)
+    }
+
+    /// The same for a request that reads what is the same for all who may read it, and changes nothing: the caller may be as it was
+    /// found a moment ago on this connection ([`Recent`](super::caller::Recent)).
+    ///
+    /// # Errors
+    /// As [`Authority::principal`].
+    pub fn reader<T>(&self, request: &Request<T>, runs: &Registry) -> Result<Principal, Status> {
         let maker = maker(request)?;
-        let unknown = |why: &PeerError| ErrorReason::CallerUnknown.status(why.chain());
-        let peer = maker.peer().map_err(unknown)?;
-        if let Some(sender) = maker.foreign() {
-            return Err(foreign(peer, sender));
-        }
+        let peer = own(maker)?;
+        let glance = peer.glance().map_err(|why| unknown(&why))?;
+        let caller = maker.recent().caller(glance, Instant::now(), || self.look(peer, runs))?;
+        self.in_whose_name(request, &caller)
+    }
+
+    /// What the process is now.
+    fn look(&self, peer: &Peer, runs: &Registry) -> Result<Caller, Status> {
         let now = peer.now(runs.root()).map_err(|why| unknown(&why))?;
         let inside = now.cgroups.iter().find_map(|cgroup| runs.inside(cgroup));
         let admin = inside.is_none() && (now.uid == 0 || self.in_group(&now));
@@ -170,7 +186,18 @@ impl Authority {
             cgroup: now.cgroups.first().map(|main| main.display().to_string()),
         };
         let known = self.gateway.as_ref().filter(|gateway| inside.is_none() && gateway.is(&now));
-        let (gateway, notifies) = (known.is_some(), known.is_some_and(|gateway| gateway.notifies));
+        Ok(Caller {
+            process,
+            admin,
+            inside,
+            gateway: known.is_some(),
+            notifies: known.is_some_and(|gateway| gateway.notifies),
+        })
+    }
+
+    /// The caller, or the remote identity in whose name it asks.
+    fn in_whose_name<T>(&self, request: &Request<T>, caller: &Caller) -> Result<Principal, Status> {
+        let Caller { process, admin, inside, gateway, notifies } = caller.clone();
         let identities = remote::claimed(request)?;
         if identities.is_empty() {
             return Ok(Principal { process, admin, inside, gateway, notifies, remote: None });
@@ -232,6 +259,19 @@ impl Authority {
 /// `UNAUTHENTICATED`: it did not come by the control socket.
 pub fn maker<T>(request: &Request<T>) -> Result<&Maker, Status> {
     request.extensions().get().ok_or_else(|| ErrorReason::CallerUnknown.status("the socket gives no peer credentials"))
+}
+
+/// The process that made a connection, where nobody else has sent on it.
+fn own(maker: &Maker) -> Result<&Peer, Status> {
+    let peer = maker.peer().map_err(unknown)?;
+    match maker.foreign() {
+        Some(sender) => Err(foreign(peer, sender)),
+        None => Ok(peer),
+    }
+}
+
+fn unknown(why: &PeerError) -> Status {
+    ErrorReason::CallerUnknown.status(why.chain())
 }
 
 fn foreign(peer: &Peer, sender: Sender) -> Status {

@@ -8,6 +8,7 @@
 //! Invariant: a request is never judged as the maker's once another process has sent bytes on its connection. Such a connection
 //! is closed a moment later, when its client has read the refusals.
 
+use super::caller::Recent;
 use crate::platform::peer::{self, Peer, PeerError, Sender};
 use std::{
     io,
@@ -32,6 +33,7 @@ const CLOSE_AFTER: Duration = Duration::from_secs(1);
 pub struct Maker {
     peer: Arc<Result<Peer, PeerError>>,
     foreign: Arc<OnceLock<Sender>>,
+    recent: Arc<Recent>,
 }
 
 impl Maker {
@@ -46,6 +48,11 @@ impl Maker {
     /// Another process that sent bytes on the connection, inherited or passed.
     pub fn foreign(&self) -> Option<Sender> {
         self.foreign.get().copied()
+    }
+
+    /// What the process was found to be lately.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 }
 
@@ -63,7 +70,7 @@ impl Connection {
     pub fn new(stream: UnixStream) -> Connection {
         let peer = Peer::of(stream.as_fd());
         let pid = peer.as_ref().ok().map(|peer| peer.id().pid);
-        let maker = Maker { peer: Arc::new(peer), foreign: Arc::default() };
+        let maker = Maker { peer: Arc::new(peer), foreign: Arc::default(), recent: Arc::default() };
         Connection { stream, maker, pid, closing: None }
     }
 

@@ -39,25 +39,27 @@ const ORDER: Duration = Duration::from_secs(10);
 
 pub(super) fn health(context: &Context) -> v1::HealthResponse {
     let view = context.node_health.view();
-    let gpus = gpu_views(context);
-    let parts = view.gpus.iter().map(|(gpu, health)| part_of_gpu(gpus.get(gpu), gpu, health));
+    let gpus = {
+        let seen = context.view();
+        view.gpus.iter().map(|(gpu, health)| part_of_gpu(seen.gpus.get(gpu), gpu, health)).collect()
+    };
     v1::HealthResponse {
         revision: view.revision,
         at_ns: clock::wall_ns(),
         age_ms: MonoTime(clock::monotonic_ns()).since(view.as_of).0 / 1_000_000,
         fresh_ms: view.fresh.0 / 1_000_000,
         node: Some(part(&view.node)),
-        gpus: parts.collect(),
+        gpus,
     }
 }
 
 pub(super) fn reasons(context: &Context, request: &v1::ReasonsRequest) -> Result<v1::ReasonsResponse, Status> {
     let view = context.node_health.view();
     let one = (!request.gpu.is_empty()).then(|| find(context, &view, &request.gpu)).transpose()?;
-    let seen = gpu_views(context);
+    let seen = context.view();
     let node = one.is_none().then(|| part(&view.node));
     let gpus = view.gpus.iter().filter(|(gpu, _)| one.as_ref().is_none_or(|one| one == *gpu));
-    let parts = node.into_iter().chain(gpus.map(|(gpu, health)| part_of_gpu(seen.get(gpu), gpu, health)));
+    let parts = node.into_iter().chain(gpus.map(|(gpu, health)| part_of_gpu(seen.gpus.get(gpu), gpu, health)));
     Ok(v1::ReasonsResponse {
         revision: view.revision,
         at_ns: clock::wall_ns(),
@@ -209,7 +211,7 @@ pub(super) async fn order(
     let view = context.node_health.view();
     let part = match &target {
         Target::Node => Some(part(&view.node)),
-        Target::Gpu(gpu) => view.gpus.get(gpu).map(|p| part_of_gpu(gpu_views(context).get(gpu), gpu, p)),
+        Target::Gpu(gpu) => view.gpus.get(gpu).map(|p| part_of_gpu(context.view().gpus.get(gpu), gpu, p)),
     };
     Ok(v1::OrderResponse { revision: view.revision, part })
 }
@@ -235,13 +237,11 @@ pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId
     })
 }
 
-pub(super) fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
-    context.view().gpus.clone()
-}
-
 /// What GPUs are and have, as far as placement asks.
 fn equipment(context: &Context) -> Equipment {
-    let (gpus, live) = (gpu_views(context), context.registry.live());
+    let live = context.registry.live();
+    let node = context.view();
+    let gpus = &node.gpus;
     let traits = |view: &GpuView| {
         // A run takes the MIG devices that it was given, those that it is on, and all of a card that it was given whole.
         let taken = |device: &MigDevice| {

@@ -14,6 +14,7 @@ mod accept;
 mod attestation;
 mod authorize;
 mod beginning;
+mod caller;
 mod canary;
 mod connection;
 mod control;
@@ -163,6 +164,11 @@ impl Context {
     /// The caller of a request, see [`Authority::principal`].
     fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
         self.authority.principal(request, &self.registry)
+    }
+
+    /// The caller of a request that reads what is the same for all who may read it, see [`Authority::reader`].
+    fn reader<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
+        self.authority.reader(request, &self.registry)
     }
 
     /// The run that a caller means, and what the caller is to it. A run of others looks as if it were not there.

@@ -52,17 +52,17 @@ impl v1::node_service_server::NodeService for Node {
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthResponse>, Status> {
-        self.0.principal(&request)?.on_node()?;
+        self.0.reader(&request)?.on_node()?;
         Ok(Response::new(health::health(&self.0)))
     }
 
     async fn reasons(&self, request: Request<v1::ReasonsRequest>) -> Result<Response<v1::ReasonsResponse>, Status> {
-        self.0.principal(&request)?.on_node()?;
+        self.0.reader(&request)?.on_node()?;
         health::reasons(&self.0, &request.into_inner()).map(Response::new)
     }
 
     async fn capacity(&self, request: Request<v1::CapacityRequest>) -> Result<Response<v1::CapacityResponse>, Status> {
-        self.0.principal(&request)?.on_node()?;
+        self.0.reader(&request)?.on_node()?;
         Ok(Response::new(health::capacity(&self.0)))
     }
 
@@ -70,7 +70,7 @@ impl v1::node_service_server::NodeService for Node {
         &self,
         request: Request<v1::PlaceableRequest>,
     ) -> Result<Response<v1::PlaceableResponse>, Status> {
-        self.0.principal(&request)?.on_node()?;
+        self.0.reader(&request)?.on_node()?;
         health::placeable(&self.0, &request.into_inner()).map(Response::new)
     }
 

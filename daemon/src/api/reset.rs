@@ -10,7 +10,7 @@
 use super::{
     Context,
     authorize::Orderer,
-    health::{find, gpu_views, held, reason},
+    health::{find, held, reason},
 };
 use crate::{
     actuators::gpu,
@@ -86,7 +86,7 @@ pub(super) async fn reset_gpu(
         let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
         return Err(ErrorReason::GpuInUse.status(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
     }
-    let seen = gpu_views(context).remove(&gpu);
+    let seen = context.view().gpus.get(&gpu).cloned();
     if let Err(why) = nobody_on(seen.as_ref(), health.fresh, MonoTime(clock::monotonic_ns())) {
         return Err(ErrorReason::GpuNotResettable.status(format!("{why}: {gpu} is not reset")));
     }

@@ -101,9 +101,13 @@ impl Pipeline {
                 }
             }
             _ => {
-                let runs = self.runs.keys().copied();
-                let concerned: Vec<RunId> =
-                    runs.filter(|run| engine::concerns(&self.judge.state, &input, *run)).collect();
+                let concerns = |run: &RunId| engine::concerns(&self.judge.state, &input, *run);
+                let concerned: Vec<RunId> = if engine::is_of_a_gpu(&input) {
+                    let on_gpus = self.judge.state.on_gpus().filter(|run| self.runs.contains_key(run));
+                    on_gpus.filter(concerns).collect()
+                } else {
+                    self.runs.keys().copied().filter(concerns).collect()
+                };
                 concerned.into_iter().for_each(|run| self.record(run, input.clone(), &decisions));
             }
         }

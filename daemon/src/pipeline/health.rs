@@ -56,7 +56,8 @@ pub struct Shared {
 
 #[derive(Debug)]
 struct Published {
-    view: View,
+    /// Shared with those who read it: a thousand clients ask between two ticks.
+    view: Arc<View>,
     changes: VecDeque<Change>,
 }
 
@@ -76,12 +77,14 @@ impl Shared {
 
     /// How node and GPUs stand now; `unknown` where the pipeline has not spoken for too long, `unhealthy` while a thread that freezes makes
     /// no progress.
-    pub fn view(&self) -> View {
-        let view = self.published().view.clone().at(MonoTime(clock::monotonic_ns()));
+    pub fn view(&self) -> Arc<View> {
+        let view = self.published().view.clone();
+        let now = MonoTime(clock::monotonic_ns());
+        let view = if view.is_fresh(now) { view } else { Arc::new(View::clone(&view).at(now)) };
         match self.pulses.stuck() {
             Some(Stuck { thread, since }) => {
                 let since = Span(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-                view.without_progress(thread, since, clock::wall_ns())
+                Arc::new(View::clone(&view).without_progress(thread, since, clock::wall_ns()))
             }
             None => view,
         }
@@ -146,7 +149,7 @@ impl HealthStore {
         let saved = kept.clone();
         let health =
             Health::new(Arc::new(catalogue), Arc::new(thresholds), kept, Start { at, wall_offset_ns, fresh, gpus });
-        let published = Published { view: health.view(), changes: VecDeque::new() };
+        let published = Published { view: Arc::new(health.view()), changes: VecDeque::new() };
         let (revision, _) = watch::channel(published.view.revision);
         let shared = Arc::new(Shared { published: Mutex::new(published), pulses: Pulses::default(), revision });
         let (saver, queue) = mpsc::channel();
@@ -201,7 +204,7 @@ impl HealthStore {
     /// Time passes; the answer of the API stays fresh.
     pub fn tick(&mut self, at: MonoTime) {
         self.take(&Input::Tick(at));
-        self.shared.published().view = self.health.view();
+        self.shared.published().view = Arc::new(self.health.view());
         self.ticks += 1;
         if self.ticks >= SAVE_AFTER {
             self.save();
@@ -294,7 +297,7 @@ impl HealthStore {
         let revision = view.revision;
         {
             let mut published = self.shared.published();
-            published.view = view;
+            published.view = Arc::new(view);
             published.changes.extend(changes.iter().cloned());
             let over = published.changes.len().saturating_sub(CHANGES_KEPT);
             published.changes.drain(..over);

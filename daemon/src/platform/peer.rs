@@ -9,7 +9,7 @@
 
 use super::{
     CgroupRoot, peercred,
-    pidfd::PidFd,
+    pidfd::{Glance, PidFd},
     proc::{ProcFs, ProcessId},
     users,
 };
@@ -145,6 +145,22 @@ impl Peer {
             Ok(false) => Ok(()),
             Ok(true) => Err(PeerError::Ended { pid: self.id.pid }),
             Err(source) => Err(PeerError::System { op: "ask after the end", source: source.into() }),
+        }
+    }
+
+    /// What one call says of it: enough to see that it is what it was. `None`: the kernel has no such call (before 6.13), and only
+    /// that it is alive is known.
+    ///
+    /// # Errors
+    /// [`PeerError`]; also when it has ended.
+    pub fn glance(&self) -> Result<Option<Glance>, PeerError> {
+        // A zombie has credentials still: the kernel gives them until it is reaped.
+        self.alive()?;
+        match self.pidfd.glance() {
+            Ok(glance) => Ok(Some(glance)),
+            Err(Errno::ENOTTY | Errno::EINVAL) => Ok(None),
+            Err(Errno::ESRCH) => Err(PeerError::Ended { pid: self.id.pid }),
+            Err(source) => Err(PeerError::System { op: "read the credentials", source: source.into() }),
         }
     }
 

@@ -66,10 +66,29 @@ impl PidFd {
 struct PidfdInfo {
     mask: u64,
     cgroup_id: u64,
-    rest: [u64; 6],
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ruid: u32,
+    rgid: u32,
+    euid: u32,
+    egid: u32,
+    rest: [u32; 5],
 }
 
+const PIDFD_INFO_CREDS: u64 = 1 << 1;
 const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+
+/// What one call says of a process at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// The v2 cgroup of its main thread.
+    pub cgroup_id: u64,
+}
 
 /// `PIDFD_GET_INFO`, `_IOWR(0xFF, 11, 64 bytes)` in the encoding of x86-64 and arm64.
 const GET_INFO: libc::Ioctl = 0xC040_FF0B;
@@ -81,12 +100,25 @@ impl PidFd {
     /// # Errors
     /// `ENOTTY` or (6.11, 6.12) `EINVAL` before kernel 6.13, `ESRCH` when the process has ended.
     pub fn cgroup_id(&self) -> Result<u64, Errno> {
-        let mut info = PidfdInfo { mask: PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
+        self.info(PIDFD_INFO_CGROUPID).map(|info| info.cgroup_id)
+    }
+
+    /// Its effective ids and its cgroup.
+    ///
+    /// # Errors
+    /// As [`PidFd::cgroup_id`].
+    pub fn glance(&self) -> Result<Glance, Errno> {
+        let info = self.info(PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID)?;
+        Ok(Glance { uid: info.euid, gid: info.egid, cgroup_id: info.cgroup_id })
+    }
+
+    fn info(&self, wanted: u64) -> Result<PidfdInfo, Errno> {
+        let mut info = PidfdInfo { mask: wanted, ..PidfdInfo::default() };
         // SAFETY: the descriptor is open, and the request's number carries the size of the struct passed, which the
         // kernel does not write past; every bit pattern is a valid value of it.
         let rc = unsafe { libc::ioctl(self.fd.as_raw_fd(), GET_INFO, &raw mut info) };
         Errno::result(rc)?;
-        if info.mask & PIDFD_INFO_CGROUPID == 0 { Err(Errno::ESRCH) } else { Ok(info.cgroup_id) }
+        if info.mask & wanted == wanted { Ok(info) } else { Err(Errno::ESRCH) }
     }
 }
 

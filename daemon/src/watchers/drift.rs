@@ -92,8 +92,9 @@ impl Follower {
         let mut runs: BTreeMap<RunId, Followed> = BTreeMap::new();
         let mut rests_until = Instant::now();
         while !stop.load(Ordering::Relaxed) {
+            // In the order of their ids.
             let live = self.registry.live();
-            for (id, ended) in runs.extract_if(.., |id, _| !live.iter().any(|run| run.run.id == *id)) {
+            for (id, ended) in runs.extract_if(.., |id, _| live.binary_search_by_key(id, |run| run.run.id).is_err()) {
                 if ended.left_out.0 > 0 {
                     self.earlier(id, &ended, Drift { left_out: ended.left_out.0, ..Drift::default() });
                 }

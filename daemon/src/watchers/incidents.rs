@@ -149,19 +149,24 @@ impl Following {
         };
         let mut latest = self.log.latest();
         let mut place = Place::new(TAIL);
+        let mut grown = true;
         while !stop.load(Ordering::Relaxed) {
             self.note_writing();
-            latest.mark_unchanged();
-            match self.look(&mut place, stop) {
-                Then::Wait => {}
-                Then::Again => continue,
-                Then::Pause => {
-                    self.pause(AGAIN, stop);
-                    continue;
+            // Where it has not grown, there is nothing to read: a look opens and reads files.
+            if grown {
+                latest.mark_unchanged();
+                match self.look(&mut place, stop) {
+                    Then::Wait => {}
+                    Then::Again => continue,
+                    Then::Pause => {
+                        self.pause(AGAIN, stop);
+                        continue;
+                    }
                 }
             }
-            let grown = runtime.block_on(async { tokio::time::timeout(LOOK, latest.changed()).await });
-            if matches!(grown, Ok(Ok(()))) {
+            let changed = runtime.block_on(async { tokio::time::timeout(LOOK, latest.changed()).await });
+            grown = matches!(changed, Ok(Ok(())));
+            if grown {
                 std::thread::sleep(GATHER);
             }
         }

@@ -32,6 +32,10 @@ use std::{
 
 /// The sampler spends at most one part in so many of its time on a run whose cgroups take long to read.
 const SHARE: u32 = 10;
+/// Values that are handed on together at most.
+const TOGETHER: usize = 64;
+/// They wait for no run whose cgroups take longer to read than this.
+const LATE: Duration = Duration::from_millis(5);
 
 /// When each of its parts last succeeded, wall clock ns; 0: never. For `node status`.
 #[derive(Debug, Default)]
@@ -63,12 +67,15 @@ pub struct Sampler {
     health: Arc<Health>,
     seen: BTreeMap<RunId, RunSampleState>,
     counters_blind: bool,
+    /// What is handed on next: each message may wake the pipeline.
+    pending: Vec<Input>,
 }
 
 impl Sampler {
     /// A sampler; [`Sampler::work`] runs it.
     pub fn new(registry: Arc<Registry>, pipeline: Sender, interval: Duration, health: Arc<Health>) -> Sampler {
-        Sampler { registry, pipeline, interval, health, seen: BTreeMap::new(), counters_blind: false }
+        let (seen, pending) = (BTreeMap::new(), Vec::new());
+        Sampler { registry, pipeline, interval, health, seen, counters_blind: false, pending }
     }
 
     /// Samples until `stop`.
@@ -88,13 +95,29 @@ impl Sampler {
         }
     }
 
-    fn tell(&self, message: Message) {
-        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
-        let _closed = self.pipeline.send(message);
+    fn tell(&mut self, input: Input) {
+        self.pending.push(input);
+        if self.pending.len() >= TOGETHER {
+            self.hand_on();
+        }
+    }
+
+    /// Hands what is pending on, in its order.
+    fn hand_on(&mut self) {
+        if !self.pending.is_empty() {
+            // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+            let _closed = self.pipeline.send(Message::Inputs(std::mem::take(&mut self.pending)));
+        }
+    }
+
+    fn ended(&mut self, run: RunId) {
+        self.hand_on();
+        let _closed = self.pipeline.send(Message::Ended(run));
     }
 
     fn sample(&mut self, live: &[Arc<LiveRun>]) {
-        self.seen.retain(|id, _| live.iter().any(|run| run.run.id == *id));
+        // They are in the order of their ids.
+        self.seen.retain(|id, _| live.binary_search_by_key(id, |run| run.run.id).is_ok());
         let counters: BTreeMap<RunId, RunCounters> = match ebpf::sample(self.registry.kernel()) {
             Ok(counters) => {
                 self.health.counters.store(clock::wall_ns(), Ordering::Relaxed);
@@ -112,23 +135,24 @@ impl Sampler {
         };
         if counters.iter().any(|(id, c)| self.seen.get(id).is_some_and(|seen| c.lost > seen.lost)) {
             let kernel = self.registry.kernel();
-            for input in ebpf::leavers(kernel).filter_map(|event| translate::event(kernel, event)) {
-                self.tell(Message::Input(input));
-            }
+            let left: Vec<Input> = ebpf::leavers(kernel).filter_map(|event| translate::event(kernel, event)).collect();
+            left.into_iter().for_each(|input| self.tell(input));
+            self.hand_on();
         }
         for run in live {
             self.run(run, counters.get(&run.run.id));
         }
+        self.hand_on();
         self.health.pass.store(clock::wall_ns(), Ordering::Relaxed);
     }
 
-    fn gap(&self, run: Option<RunId>, what: String, lost: u64, blind: bool) {
+    fn gap(&mut self, run: Option<RunId>, what: String, lost: u64, blind: bool) {
         self.gap_of(Source::Ebpf, run, what, lost, blind);
     }
 
-    fn gap_of(&self, source: Source, run: Option<RunId>, what: String, lost: u64, blind: bool) {
+    fn gap_of(&mut self, source: Source, run: Option<RunId>, what: String, lost: u64, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
-        self.tell(Message::Input(Input::Gap(Gap { seq: 0, at, source, run, gpu: None, what, lost, blind })));
+        self.tell(Input::Gap(Gap { seq: 0, at, source, run, gpu: None, what, lost, blind }));
     }
 
     fn run(&mut self, run: &Arc<LiveRun>, counters: Option<&RunCounters>) {
@@ -143,7 +167,7 @@ impl Sampler {
         let usage = match seen.reader.sample(&run.cgroup, began) {
             Ok(usage) => Some(usage),
             Err(error) if error.is_vanished() => {
-                self.tell(Message::Ended(id));
+                self.ended(id);
                 return;
             }
             Err(error) => {
@@ -155,7 +179,7 @@ impl Sampler {
             && !is_discovered(&run.run.labels)
             && run.cgroup.events().is_ok_and(|e| !e.populated)
         {
-            self.tell(Message::Ended(id));
+            self.ended(id);
             return;
         }
         seen.due = Some(began + began.elapsed() * SHARE).filter(|due| *due > began + self.interval);
@@ -193,18 +217,23 @@ impl Sampler {
         let now = Instant::now();
         for (source, kind, value) in values {
             if seen.values.is_due(&kind, value, now) {
-                self.tell(Message::Input(sampled(Subject::Run(id), source, kind, value)));
+                self.tell(sampled(Subject::Run(id), source, kind, value));
             }
         }
         self.seen.insert(id, seen);
+        if began.elapsed() > LATE {
+            self.hand_on();
+        }
     }
 
     /// A run that the kernel latched by a stop rule is frozen by the event of it. Found latched at two samples and not held,
     /// that event was lost.
-    fn latched(&self, run: &Arc<LiveRun>, latched: bool, seen: &mut RunSampleState) {
+    fn latched(&mut self, run: &Arc<LiveRun>, latched: bool, seen: &mut RunSampleState) {
         let lost = latched && !run.status().containment.is_frozen();
         if lost && std::mem::replace(&mut seen.latched, lost) {
-            self.tell(Message::Input(guarded(run.run.id, Event::Latched)));
+            self.tell(guarded(run.run.id, Event::Latched));
+            // The run is to be frozen: nothing waits for the rest of the pass.
+            self.hand_on();
         }
         seen.latched = lost;
     }

@@ -76,7 +76,7 @@ impl Crowd {
             "policy_dir = {:?}\n{before}\n[limits]\nconnections = {wide}\nstreams = {wide}\nrequests = {wide}\n\
              requests_per_second = {pace}\nper_connection = 1024\n\
              [gateway]\nuser = \"nobody\"\ncgroup = \"/{name}/gateway\"\n{roles}\
-             [discovery]\nroot = \"{name}\"\nruns = 1000\nruns_per_owner = 1000\nrescan_s = 1\n\
+             [discovery]\nroot = \"{name}\"\nruns = 1000\nruns_per_owner = 1000\n\
              [[discover]]\nname = \"crowd\"\nmatch = \"runs/run-*\"\npolicy = \"idle\"\n",
             self.policies.path().display().to_string(),
             name = self.name,

@@ -51,6 +51,8 @@ pub struct State {
     /// The engine that it decides as; `None`: this one.
     earlier: Option<u32>,
     runs: BTreeMap<RunId, RunState>,
+    /// Those of `runs` that have GPUs or MIG devices: no signal of a GPU concerns another one.
+    on_gpus: BTreeSet<RunId>,
     /// What is known from before of the containment of runs that are taken up next.
     recalled: BTreeMap<RunId, Containment>,
     /// Runs that start next and are only watched.
@@ -96,6 +98,19 @@ impl State {
     /// A run's containment, while it lives.
     pub fn containment(&self, id: RunId) -> Option<&Containment> {
         self.runs.get(&id).map(RunState::containment)
+    }
+
+    /// The live runs that have GPUs: what comes of a GPU concerns no other run.
+    pub fn on_gpus(&self) -> impl Iterator<Item = RunId> + '_ {
+        self.on_gpus.iter().copied()
+    }
+
+    fn note_gpus(&mut self, id: RunId) {
+        if self.runs.get(&id).is_some_and(RunState::has_gpus) {
+            self.on_gpus.insert(id);
+        } else {
+            self.on_gpus.remove(&id);
+        }
     }
 
     /// The GPUs of a run, as they are known now, while it lives.
@@ -172,10 +187,12 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
                 }
                 adopted.adopted(&mut out);
                 state.runs.insert(run.id, adopted);
+                state.note_gpus(run.id);
             }
         }
         Input::RunEnded { run, .. } => {
             state.runs.remove(run);
+            state.on_gpus.remove(run);
             state.observed.remove(run);
         }
         Input::Mode { run, mode, at } => match (state.runs.get_mut(run), mode) {
@@ -184,8 +201,9 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
             (None, Mode::Observe) => drop(state.observed.insert(*run)),
             (None, Mode::Enforce) => drop(state.observed.remove(run)),
         },
-        Input::RunGpus { gpus, at, .. } => {
+        Input::RunGpus { run: id, gpus, at } => {
             each(policies, state, input, |run, policy| run.set_gpus(policy, gpus, *at, &mut out));
+            state.note_gpus(*id);
         }
         Input::Signal(signal) => {
             each(policies, state, input, |run, policy| run.signal(policy, signal, &mut out));
@@ -251,10 +269,27 @@ fn each(policies: &PolicySet, state: &mut State, input: &Input, mut act: impl Fn
         state.runs.get_mut(&id).into_iter().for_each(&mut act);
         return;
     }
+    if is_of_a_gpu(input) {
+        for id in &state.on_gpus {
+            if let Some(run) = state.runs.get_mut(id).filter(|run| is_of(Some(run), input, *id)) {
+                act(run);
+            }
+        }
+        return;
+    }
     for (id, run) in &mut state.runs {
         if is_of(Some(run), input, *id) {
             act(run);
         }
+    }
+}
+
+/// Whether an input comes of a GPU, so that it concerns only runs that have one ([`State::on_gpus`]).
+pub fn is_of_a_gpu(input: &Input) -> bool {
+    match input {
+        Input::Signal(signal) => matches!(signal.subject, Subject::Gpu(_)),
+        Input::Unread(_) => true,
+        _ => false,
     }
 }
 

@@ -180,6 +180,11 @@ impl RunState {
         self.gpus.contains(gpu) || self.mig.values().any(|given| given.contains(&gpu.0))
     }
 
+    /// Whether it has any GPU or MIG device.
+    pub(super) fn has_gpus(&self) -> bool {
+        !self.gpus.is_empty() || self.mig.values().any(|given| !given.is_empty())
+    }
+
     /// Whether the run is judged by a signal of a GPU. One that was given MIG devices is judged by their signals, not by the same
     /// signals of the whole GPU.
     pub(super) fn is_judged_by(&self, gpu: &GpuId, kind: &Kind) -> bool {

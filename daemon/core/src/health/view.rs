@@ -39,6 +39,12 @@ pub struct View {
 pub const NO_PROGRESS: &str = "no-progress";
 
 impl View {
+    /// Whether something was taken in lately, as seen at `now`.
+    #[must_use]
+    pub fn is_fresh(&self, now: MonoTime) -> bool {
+        now.since(self.as_of) <= self.fresh
+    }
+
     /// The view of a node on which this thread of the freeze path has made no progress for that long: nothing says that a run of it can be
     /// frozen now. It ends when the thread makes progress.
     #[must_use]
@@ -67,10 +73,10 @@ impl View {
     /// The view as it is to be told at `now`: `unknown` where nothing was taken in for too long.
     #[must_use]
     pub fn at(mut self, now: MonoTime) -> View {
-        let age = now.since(self.as_of);
-        if age <= self.fresh {
+        if self.is_fresh(now) {
             return self;
         }
+        let age = now.since(self.as_of);
         let text = format!("the last word is {age} old; {} is the most", self.fresh);
         for part in self.gpus.values_mut().chain([&mut self.node]) {
             let stale = Reason {

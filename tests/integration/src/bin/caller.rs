@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Commands: `entries FROM LIMIT` (indices, `next` and `end` of a page), `prove ENTRY`, `checkpoint`, `extends` (the latest checkpoint
-//! itself), `list`, `cordon`, `start NAME`, `control RUN freeze|thaw|kill`, `abandon MICROSECONDS CMD` (drops the request after that
+//! itself), `list`, `health`, `cordon`, `start NAME`, `control RUN freeze|thaw|kill`, `abandon MICROSECONDS CMD` (drops the request after that
 //! time), `post CMD` (sends it and waits for no answer), `pass CGROUP CMD` (a child in that cgroup sends it on this connection),
 //! `hold` (a child holds this connection open), `become PROGRAM` (executes it, with the connection open).
 
@@ -149,6 +149,10 @@ impl Client {
                 let request = v1::ProveConsistencyRequest { old_checkpoint: latest, new_checkpoint: Vec::new() };
                 shown(log.prove_consistency(request).await, |proof| proof.old_size.to_string())
             }
+            ["health"] => shown(node.health(v1::HealthRequest {}).await, |health| {
+                let level = health.node.map_or(v1::HealthLevel::Unspecified, |node| node.level());
+                level.as_str_name().to_owned()
+            }),
             ["cordon"] => {
                 shown(node.cordon(v1::OrderRequest { gpu: String::new(), reason }).await, |_| "cordoned".into())
             }

@@ -20,6 +20,43 @@ fn a_gpu_rule_is_judged_per_gpu_of_the_run() {
     assert_eq!(rules(&hot(&mut b, 4, "GPU-1", 95_000)), ["hot"]);
 }
 
+/// Signals of GPUs are given to runs with GPUs only, however the run got or lost them.
+#[test]
+fn each_run_that_a_gpu_concerns_is_judged_by_it_after_any_change_of_its_gpus() {
+    let policy = parse("p", POLICY).unwrap();
+    let digest = policy.digest();
+    let mut b = Bench::of(policy);
+    let gpu = |n: u32| GpuId(format!("GPU-{n}"));
+    let hot = |b: &mut Bench, ms, n| {
+        let (subject, kind, value) = (Subject::Gpu(gpu(n)), Kind::GpuTemperature, Value::Integer(95_000));
+        let signal = Signal { seq: ms, at: at(ms), source: Source::Nvml, subject, kind, value, repeats: 0 };
+        let input = Input::Signal(signal);
+        let concerned: BTreeSet<RunId> = (1..=4).map(id).filter(|run| concerns(&b.state, &input, *run)).collect();
+        let on_gpus: BTreeSet<RunId> = b.state.on_gpus().collect();
+        assert!(concerned.is_subset(&on_gpus), "{concerned:?} {on_gpus:?}");
+        let decided: BTreeSet<RunId> = b.feed(input).iter().map(|decision| decision.id.run).collect();
+        (concerned, decided)
+    };
+    let runs = |ids: &[u128]| ids.iter().copied().map(id).collect::<BTreeSet<RunId>>();
+    for n in 1..=3 {
+        let gpus = if n == 1 { BTreeSet::new() } else { [gpu(0)].into() };
+        b.feed(Input::RunStarted(Run { gpus, ..started(id(n), digest) }));
+    }
+    b.feed(Input::RunStarted(Run {
+        gpus: BTreeSet::new(),
+        mig: [(gpu(0), ["GPU-9".to_owned()].into())].into(),
+        ..started(id(4), digest)
+    }));
+    assert_eq!(hot(&mut b, 1, 0), (runs(&[2, 3]), runs(&[2, 3])));
+    assert_eq!(hot(&mut b, 2, 9).0, runs(&[4]), "its MIG device");
+    b.feed(Input::RunGpus { run: id(1), gpus: [gpu(1)].into(), at: at(500) });
+    b.feed(Input::RunGpus { run: id(2), gpus: BTreeSet::new(), at: at(500) });
+    b.feed(Input::RunEnded { run: id(3), at: at(500) });
+    assert_eq!(hot(&mut b, 501, 1), (runs(&[1]), runs(&[1])));
+    assert_eq!(hot(&mut b, 502, 0).0, runs(&[]));
+    assert_eq!(b.state.on_gpus().collect::<BTreeSet<_>>(), runs(&[1, 4]));
+}
+
 #[test]
 fn an_xid_of_a_gpu_instance_reaches_the_runs_that_have_a_device_of_it() {
     const XID: &str = "[policy]\nname = \"p\"\nowner = \"o\"\n\
