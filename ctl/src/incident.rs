@@ -1,7 +1,10 @@
 //! One incident, put together from the entries of its run: what opened it, what was decided and done, how it stands.
 //! Pure: entries in, facts out; [`crate::render::explain`] makes the page.
 
-use crate::entry::{Body, Logged};
+use crate::{
+    entry::{Body, Logged},
+    render::users,
+};
 pub use failsafe_core::standing::IncidentState;
 use failsafe_core::{
     decision::{Action, Decision, IncidentId, Mode, Outcome, Verdict},
@@ -20,6 +23,8 @@ pub struct Incident<'a> {
     pub run_id: String,
     /// The run as it was registered, where the log still has that.
     pub run: Option<&'a Run>,
+    /// The owner of the run, also one that became known after the start; `None`: not known.
+    pub owner_uid: Option<u32>,
     /// Name and version of the policy that it is pinned to.
     pub policy_name: Option<&'a str>,
     /// The decisions, the one that opened it first. Never empty.
@@ -83,7 +88,7 @@ impl<'a> Incident<'a> {
             }
         }
         let run_id = decisions.first()?.decision.id.run;
-        let (mut run, mut policy_name, mut ended) = (None, None, None);
+        let (mut run, mut policy_name, mut ended, mut learnt) = (None, None, None, None);
         for entry in entries {
             match entry.record() {
                 Some(Record::RunStarted { run: started, policy_name: name, .. }) if started.id == run_id => {
@@ -92,13 +97,16 @@ impl<'a> Incident<'a> {
                 Some(Record::RunAdopted { run: adopted, .. }) if adopted.id == run_id && run.is_none() => {
                     run = Some(adopted);
                 }
+                Some(Record::RunOwner { run, owner_uid, .. }) if *run == run_id => learnt = Some(*owner_uid),
                 Some(Record::RunEnded { run, .. }) if *run == run_id => ended = Some(entry),
                 _ => {}
             }
         }
         let entries = entries.iter().filter(|e| belongs(e, id, &decisions)).collect();
         let standing = standing(&decisions);
-        Some(Incident { id, run_id: run_id.to_string(), run, policy_name, decisions, entries, ended, standing })
+        let owner_uid = run.and_then(|run: &Run| users::known(run.owner_uid)).or(learnt);
+        let run_id = run_id.to_string();
+        Some(Incident { id, run_id, run, owner_uid, policy_name, decisions, entries, ended, standing })
     }
 
     /// The decision that opened it.
@@ -130,6 +138,12 @@ impl<'a> Incident<'a> {
             Record::RunEnded { unwatched, .. } => unwatched.as_ref(),
             _ => None,
         }
+    }
+
+    /// The owner of the run for people: the user, `unknown`, or nothing if the log does not have the run.
+    pub fn owner(&self) -> Option<String> {
+        let known = self.owner_uid.map(users::shown);
+        known.or_else(|| self.run.map(|run| users::shown(run.owner_uid)))
     }
 
     /// The run's name, or what of its id tells it apart.

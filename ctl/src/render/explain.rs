@@ -9,7 +9,7 @@ mod sentences;
 
 pub use sentences::{confidence, headline, in_brief, in_few_words, in_words, severity};
 
-use super::{Paint, count, decision, fill, table, time, users};
+use super::{Paint, count, decision, fill, table, time};
 use crate::{
     incident::{Decided, Incident, IncidentState},
     incidents::Brief,
@@ -115,7 +115,7 @@ impl Page<'_> {
         if let Cause::Rule { suppressed: suppressed @ 1.., .. } = &decision.cause {
             rows.push(("before", format!("{suppressed} times within the rule's cooldown")));
         }
-        let owner = incident.run.map(|run| format!(" of user {}", users::shown(run.owner_uid))).unwrap_or_default();
+        let owner = incident.owner().map(|owner| format!(" of user {owner}")).unwrap_or_default();
         rows.push(("run", format!("{}{owner}", incident.run_id)));
         out.push_str(&table::pairs("  ", rows));
         out

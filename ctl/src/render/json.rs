@@ -443,6 +443,7 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
         "incident": incident.id.to_string(),
         "run_id": incident.run_id,
         "run_name": incident.run_name(),
+        "owner_uid": incident.owner_uid,
         "summary": super::explain::headline(incident),
         "standing": incident.standing.name(),
         "standing_detail": detail,

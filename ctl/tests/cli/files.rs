@@ -255,6 +255,20 @@ fn a_run_without_records_in_a_log_that_was_begun_anew_is_not_one_that_nothing_wa
 }
 
 #[test]
+fn an_owner_who_reads_no_decision_of_the_run_does_not_get_the_answer_that_the_log_lost_it() {
+    let run = pb::Run { decisions: 1, ..core_like() };
+    let fake = Fake::start(Answers { run: run.clone(), denies: true, ..Default::default() });
+    let explained = fake.ctl("explain trainer");
+    assert_eq!(explained.status.code(), Some(6));
+    let text = err(&explained);
+    assert!(text.contains("no entry about that is among those that you may read") && !text.contains("lost"), "{text}");
+    assert!(!text.contains("no record") && text.contains("root and the administrators' group"), "{text}");
+    // An administrator reads all there is.
+    let fake = Fake::start(Answers { run, ..Default::default() });
+    assert!(err(&fake.ctl("explain trainer")).contains("no record of the decision"));
+}
+
+#[test]
 fn replay_takes_a_run_or_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("r.fsrec");

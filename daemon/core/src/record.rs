@@ -6,6 +6,7 @@ mod evidence;
 mod gpus;
 mod kind;
 mod limited;
+mod owner;
 
 pub use crate::egress::Totals;
 use crate::{
@@ -27,6 +28,7 @@ pub use end::{RecordingSeal, Suppressed, Unwatched};
 pub use evidence::{ProcessFacts, RuleText, Snapshot};
 pub use gpus::{FoundGpu, GpuBy};
 pub use limited::Limited;
+pub use owner::OwnerBy;
 use serde::{Deserialize, Serialize};
 
 /// An entry of the audit log.
@@ -132,6 +134,15 @@ pub enum Record {
         /// Those that are not its any more. A process had them open; the file is closed, another run uses them, or the run uses others.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         removed: Vec<GpuId>,
+    },
+    /// The owner of a run became known after its start. The run was registered without an owner.
+    RunOwner {
+        /// The run.
+        run: RunId,
+        /// Its owner from here on.
+        owner_uid: u32,
+        /// By what the owner was found.
+        by: OwnerBy,
     },
     /// What the kernel counted in the whole life of a run, read after its end.
     RunTotals {

@@ -30,7 +30,7 @@ pub(super) fn facts(incident: &Incident<'_>, zone: &TimeZone) -> String {
         "  ",
         [
             ("run", format!("{} {}", incident.run_name(), incident.run_id)),
-            ("user", run.map(|r| users::shown(r.owner_uid)).unwrap_or_default()),
+            ("user", incident.owner().unwrap_or_default()),
             ("labels", labels.join(", ")),
             ("cgroup", run.map(|r| r.cgroup.clone()).unwrap_or_default()),
             ("GPUs", gpus.join(", ")),

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::incidents::briefs;
-use crate::testing::{Log, RUN, asked, contained, control, decision, incident, outcome, violation};
+use crate::testing::{Log, RUN, asked, contained, control, decision, incident, outcome, run_id, violation};
 use failsafe_core::{
     decision::{Cause, Mode, Upkeep, Verdict},
     input::Command,
-    record::Record,
+    record::{OwnerBy, Record},
     signal::Kind,
 };
 
@@ -44,6 +44,16 @@ fn one_screen_shows_what_why_state_and_what_next() {
     insta::assert_snapshot!(page);
     assert!(page.lines().count() <= 30, "more than one screen");
     assert!(!page.contains("metric.loss"), "signals are for --full");
+}
+
+#[test]
+fn the_owner_that_became_known_after_the_start_is_on_the_page() {
+    let mut log = Log::started_for(u32::MAX);
+    log.add(5_000_040, violation());
+    assert!(screen(&log).contains("of user unknown\n") && shown(&log).contains("user      unknown"), "{}", shown(&log));
+    log.add(6_000_000, Record::RunOwner { run: run_id(), owner_uid: 65_534, by: OwnerBy::Processes });
+    assert!(screen(&log).contains("of user 65534\n"), "{}", screen(&log));
+    assert!(shown(&log).contains("user      65534"), "{}", shown(&log));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use failsafe_core::{
     health::{Change, Level, Target},
     input::{Contained, Run},
     policy::PolicyDigest,
-    record::{Limited, RuleText},
+    record::{Limited, OwnerBy, RuleText},
     time::Span,
 };
 
@@ -240,6 +240,17 @@ fn what_was_open_before_the_first_start_is_not_announced_but_its_run_is_known() 
     told.said();
     told.add(health(Target::Node, Level::Healthy));
     assert_eq!(told.said(), [said("healthy", true, true)], "that it is well again is news");
+}
+
+#[test]
+fn a_message_about_a_discovered_run_has_the_owner_that_became_known_after_its_start() {
+    let mut told = Told::default();
+    let owner = |told: &Told| told.said.last().unwrap().run.as_ref().unwrap().owner_uid;
+    told.add(started(1, NO_UID)).add(decision(1, 1, 1, &[Action::Notify]));
+    assert_eq!(owner(&told), None, "no user has the id that stands for an owner who is not known");
+    told.add(Record::RunOwner { run: run_id(1), owner_uid: 65534, by: OwnerBy::Processes });
+    told.add(decision(1, 2, 2, &[Action::Notify]));
+    assert_eq!(owner(&told), Some(65534));
 }
 
 #[test]
