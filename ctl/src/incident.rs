@@ -1,10 +1,7 @@
 //! One incident, put together from the entries of its run: what opened it, what was decided and done, how it stands.
 //! Pure: entries in, facts out; [`crate::render::explain`] makes the page.
 
-use crate::{
-    entry::{Body, Logged},
-    render::users,
-};
+use crate::entry::{Body, Logged};
 pub use failsafe_core::standing::IncidentState;
 use failsafe_core::{
     decision::{Action, Decision, IncidentId, Mode, Outcome, Verdict},
@@ -13,6 +10,9 @@ use failsafe_core::{
     standing,
     time::MonoTime,
 };
+
+/// The owner of a run of which it is not known: no user has this id.
+const NO_UID: u32 = u32::MAX;
 
 /// An incident.
 #[derive(Debug)]
@@ -44,9 +44,9 @@ pub struct Decided<'a> {
     pub entry: &'a Logged,
     /// The decision.
     pub decision: &'a Decision,
-    /// The rule's text, where a rule made it.
+    /// The rule's text, where a rule made it; what the policy has about it, where failsafed made it of itself.
     pub rule: Option<&'a RuleText>,
-    /// What was not seen, where blindness made it.
+    /// What was not seen, where blindness made it; how a restart differs, where it is held.
     pub blind: Option<&'a str>,
     /// Its outcomes, in order.
     pub outcomes: Vec<(&'a Logged, &'a Outcome)>,
@@ -104,7 +104,7 @@ impl<'a> Incident<'a> {
         }
         let entries = entries.iter().filter(|e| belongs(e, id, &decisions)).collect();
         let standing = standing(&decisions);
-        let owner_uid = run.and_then(|run: &Run| users::known(run.owner_uid)).or(learnt);
+        let owner_uid = run.map(|run: &Run| run.owner_uid).filter(|uid| *uid != NO_UID).or(learnt);
         let run_id = run_id.to_string();
         Some(Incident { id, run_id, run, owner_uid, policy_name, decisions, entries, ended, standing })
     }
@@ -138,12 +138,6 @@ impl<'a> Incident<'a> {
             Record::RunEnded { unwatched, .. } => unwatched.as_ref(),
             _ => None,
         }
-    }
-
-    /// The owner of the run for people: the user, `unknown`, or nothing if the log does not have the run.
-    pub fn owner(&self) -> Option<String> {
-        let known = self.owner_uid.map(users::shown);
-        known.or_else(|| self.run.map(|run| users::shown(run.owner_uid)))
     }
 
     /// The run's name, or what of its id tells it apart.

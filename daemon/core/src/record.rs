@@ -6,6 +6,7 @@ mod evidence;
 mod gpus;
 mod kind;
 mod limited;
+mod own;
 mod owner;
 
 pub use crate::egress::Totals;
@@ -279,9 +280,11 @@ pub enum Record {
     Decision {
         /// The decision.
         decision: Decision,
-        /// The rule's text, where a rule made it.
+        /// The rule's text, where a rule made it; what the policy has about it, where failsafed made it of itself. None in entries of
+        /// earlier versions about the latter.
         rule: Option<RuleText>,
-        /// What is not seen, and which rules do not judge for that reason, where blindness made it; none in entries of earlier versions.
+        /// The cause in words, where the decision does not have all of it: what is not seen, and which rules do not judge for that
+        /// reason; or how a restart differs. None in entries of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blind: Option<String>,
         /// It is of the run of a drill, which is stopped on purpose.

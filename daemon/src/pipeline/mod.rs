@@ -18,6 +18,7 @@ pub mod attribution;
 mod blindness;
 pub mod containment;
 mod decided;
+mod differences;
 mod ends;
 pub mod gpu_ownership;
 mod hardware;
@@ -173,6 +174,8 @@ pub struct Pipeline {
     turns: rules::Turns,
     /// Sets the pulse of this thread, see [`pulse`].
     alive: Box<dyn FnMut() + Send>,
+    /// How a restart differs, in words, while the inputs that say so are judged.
+    differences: Option<String>,
     /// When the processor was last left to the processes of a run that freezes.
     gave_way: Option<Instant>,
 }
@@ -196,6 +199,7 @@ impl Pipeline {
             batch: Vec::new(),
             turns: rules::Turns::default(),
             alive: Box::new(|| {}),
+            differences: None,
             gave_way: None,
         }
     }
@@ -237,10 +241,14 @@ impl Pipeline {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.input(input),
-            Message::Inputs(inputs) => inputs.into_iter().for_each(|input| {
-                self.input(input);
-                self.urgent();
-            }),
+            Message::Inputs(inputs) => {
+                self.differences = differences::of(&inputs);
+                inputs.into_iter().for_each(|input| {
+                    self.input(input);
+                    self.urgent();
+                });
+                self.differences = None;
+            }
             Message::Events(mailbox) => {
                 let mut batch = std::mem::take(&mut self.batch);
                 mailbox.take(&mut batch);

@@ -3,7 +3,7 @@
 use super::*;
 use failsafe_core::{
     MonoTime, Proof, RunId,
-    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Outcome},
+    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Outcome, Upkeep},
     health::{Change, Level, Target},
     input::{Contained, Run},
     policy::PolicyDigest,
@@ -251,6 +251,24 @@ fn a_message_about_a_discovered_run_has_the_owner_that_became_known_after_its_st
     told.add(Record::RunOwner { run: run_id(1), owner_uid: 65534, by: OwnerBy::Processes });
     told.add(decision(1, 2, 2, &[Action::Notify]));
     assert_eq!(owner(&told), Some(65534));
+}
+
+#[test]
+fn a_message_about_a_decision_of_failsafed_itself_has_contact_playbook_and_the_whole_cause() {
+    let mut record = decision(1, 1, 1, &[Action::Notify]);
+    let differences = "x".repeat(400);
+    if let Record::Decision { decision, rule, blind, .. } = &mut record {
+        decision.cause = Cause::Upkeep { what: Upkeep::Drift };
+        rule.as_mut().unwrap().owner = "policy-owner".into();
+        *blind = Some(differences.clone());
+    }
+    let mut told = Told::default();
+    told.add(started(1, 1000)).add(record);
+    let message = told.said.last().unwrap();
+    assert_eq!((message.rule.as_deref(), message.contact.as_str()), (None, "policy-owner"));
+    assert_eq!((message.playbook.as_deref(), message.rationale.as_deref()), (Some("egress"), Some("why")));
+    assert_eq!(message.condition, format!("failsafe: drift: {differences}"));
+    assert!(message.summary.ends_with("...: nothing is contained"), "what was done is there too: {}", message.summary);
 }
 
 #[test]
