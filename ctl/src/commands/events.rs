@@ -134,8 +134,13 @@ pub(super) async fn run_of(client: &Client, what: &str) -> Result<String, Fail> 
 
 /// The run that `what` names, or the run of the incident that it names.
 pub(super) async fn get(client: &Client, what: &str) -> Result<pb::Run, Fail> {
+    get_with(client, what, pb::GetRequest::default()).await
+}
+
+/// The same by this request, which has everything but the run.
+pub(super) async fn get_with(client: &Client, what: &str, request: pb::GetRequest) -> Result<pb::Run, Fail> {
     let run = run_of(client, what).await?;
-    let found = client.runs().get(pb::GetRequest { run }).await.map_err(Fail::from);
+    let found = client.runs().get(pb::GetRequest { run, ..request }).await.map_err(Fail::from);
     found.map(tonic::Response::into_inner).map_err(|fail| no_such(what, fail))
 }
 

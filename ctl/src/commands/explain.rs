@@ -136,7 +136,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     }
     let around = events::collect(&client, of_run(AROUND, None)).await?;
     let may_act = may_act(&client, &run).await;
-    let known = client.runs().get(pb::GetRequest { run }).await;
+    let known = client.runs().get(pb::GetRequest { run, ..Default::default() }).await;
     let blocked = known.is_ok_and(|known| known.get_ref().blocked);
     let entries = entry::in_order(entries.into_iter().chain(around));
     Ok(Found { decisions, entries, incident, may_act, blocked, missing, counted })

@@ -68,6 +68,8 @@ use std::{
 
 /// Messages that may wait for the pipeline; the channel holds room for all of them at once.
 pub const QUEUE: usize = 1_024;
+/// Last values of the metrics of a run that are shown at most.
+const METRICS_SHOWN: usize = 64;
 /// The core is told the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -109,6 +111,13 @@ pub enum Message {
     Urgent,
     /// Answered when what came before it is judged, and the containment that follows is begun.
     Judged(tokio::sync::oneshot::Sender<()>),
+    /// Answered with the last values of the metrics of a run, and how many there are more.
+    Metrics {
+        /// The run.
+        run: RunId,
+        /// The answer.
+        done: tokio::sync::oneshot::Sender<(Vec<failsafe_core::decision::Observation>, usize)>,
+    },
     /// A shadow begins or ends.
     Shadow(shadows::Order),
     /// Of the node's health.
@@ -289,6 +298,7 @@ impl Pipeline {
                 }
             }
             Message::Judged(done) => drop(done.send(())),
+            Message::Metrics { run, done } => drop(done.send(self.judge.state.last_metrics(run, METRICS_SHOWN))),
             Message::Shadow(order) => self.shadow(order),
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),

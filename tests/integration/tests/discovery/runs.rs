@@ -48,7 +48,7 @@ fn an_owner_that_became_known_later_keeps_the_run_and_its_decisions_over_restart
         wait_for("the owner is known", || Ok(node.run(id)?["owner_uid"] == NOBODY))?;
         node.ctl(["freeze", id, "--reason", "look at it"])?.expect(0)?;
         // Its owner reads the decision, and the page has the owner.
-        let explained = |node: &Node| -> Result<()> {
+        let explained = |node: &integration::Node| -> Result<()> {
             let page = node.ctl_as(NOBODY, ["explain", id])?.expect(0)?.out;
             ensure!(page.contains(&format!("of user {NOBODY}")), "{page}");
             Ok(())
