@@ -11,6 +11,9 @@ use failsafe_core::{
     time::MonoTime,
 };
 
+/// The owner of a run of which it is not known: no user has this id.
+const NO_UID: u32 = u32::MAX;
+
 /// An incident.
 #[derive(Debug)]
 pub struct Incident<'a> {
@@ -20,6 +23,8 @@ pub struct Incident<'a> {
     pub run_id: String,
     /// The run as it was registered, where the log still has that.
     pub run: Option<&'a Run>,
+    /// The owner of the run, also one that became known after the start; `None`: not known.
+    pub owner_uid: Option<u32>,
     /// Name and version of the policy that it is pinned to.
     pub policy_name: Option<&'a str>,
     /// The decisions, the one that opened it first. Never empty.
@@ -39,9 +44,9 @@ pub struct Decided<'a> {
     pub entry: &'a Logged,
     /// The decision.
     pub decision: &'a Decision,
-    /// The rule's text, where a rule made it.
+    /// The rule's text, where a rule made it; what the policy has about it, where failsafed made it of itself.
     pub rule: Option<&'a RuleText>,
-    /// What was not seen, where blindness made it.
+    /// What was not seen, where blindness made it; how a restart differs, where it is held.
     pub blind: Option<&'a str>,
     /// Its outcomes, in order.
     pub outcomes: Vec<(&'a Logged, &'a Outcome)>,
@@ -83,7 +88,7 @@ impl<'a> Incident<'a> {
             }
         }
         let run_id = decisions.first()?.decision.id.run;
-        let (mut run, mut policy_name, mut ended) = (None, None, None);
+        let (mut run, mut policy_name, mut ended, mut learnt) = (None, None, None, None);
         for entry in entries {
             match entry.record() {
                 Some(Record::RunStarted { run: started, policy_name: name, .. }) if started.id == run_id => {
@@ -92,13 +97,16 @@ impl<'a> Incident<'a> {
                 Some(Record::RunAdopted { run: adopted, .. }) if adopted.id == run_id && run.is_none() => {
                     run = Some(adopted);
                 }
+                Some(Record::RunOwner { run, owner_uid, .. }) if *run == run_id => learnt = Some(*owner_uid),
                 Some(Record::RunEnded { run, .. }) if *run == run_id => ended = Some(entry),
                 _ => {}
             }
         }
         let entries = entries.iter().filter(|e| belongs(e, id, &decisions)).collect();
         let standing = standing(&decisions);
-        Some(Incident { id, run_id: run_id.to_string(), run, policy_name, decisions, entries, ended, standing })
+        let owner_uid = run.map(|run: &Run| run.owner_uid).filter(|uid| *uid != NO_UID).or(learnt);
+        let run_id = run_id.to_string();
+        Some(Incident { id, run_id, run, owner_uid, policy_name, decisions, entries, ended, standing })
     }
 
     /// The decision that opened it.

@@ -60,11 +60,16 @@ impl Log {
 
     /// A log that begins with the run.
     pub fn started() -> Log {
+        Log::started_for(1000)
+    }
+
+    /// The same with this owner.
+    pub fn started_for(owner_uid: u32) -> Log {
         let run = Run {
             id: run_id(),
             name: "trainer".into(),
             labels: [("team".into(), "nlp".into())].into(),
-            owner_uid: 1000,
+            owner_uid,
             cgroup: "failsafe/run-1".into(),
             cgroup_id: 7,
             boot_id: "boot".into(),

@@ -42,7 +42,15 @@ pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArg
 /// What the thaw leads to, where a rule of the incident makes that unexpected.
 async fn after_thaw(client: &Client, answer: &pb::ControlResponse) -> Option<notes::AfterThaw> {
     let incident = match answer.incident.as_str() {
-        "" => client.runs().get(pb::GetRequest { run: answer.run_id.clone() }).await.ok()?.into_inner().incident,
+        "" => {
+            client
+                .runs()
+                .get(pb::GetRequest { run: answer.run_id.clone(), ..Default::default() })
+                .await
+                .ok()?
+                .into_inner()
+                .incident
+        }
         incident => incident.to_owned(),
     };
     if incident.is_empty() {

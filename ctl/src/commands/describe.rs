@@ -20,7 +20,8 @@ const DECISIONS: u32 = 400;
 pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     let (run, entries, decisions, missing, sent) = block_on(async {
         let client = Client::connect(place.daemon).await?;
-        let run = events::get(&client, &args.run).await?;
+        let request = pb::GetRequest { metrics: true, ..Default::default() };
+        let run = events::get_with(&client, &args.run, request).await?;
         let decisions = if run.state() == pb::RunState::Ended {
             let kinds = [&KINDS[..], &["gap"]].concat().into_iter().map(str::to_owned).collect();
             let request = pb::WatchRequest { run: run.id.clone(), kinds, tail: Some(DECISIONS), ..Default::default() };

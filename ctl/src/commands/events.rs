@@ -19,6 +19,9 @@ pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail>
 async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let (since, until) = times(place, args)?;
     let client = Client::connect(place.daemon).await?;
+    if let Some(incident) = args.incident() {
+        is_known(incident, &collect(&client, of_incident(incident)).await?)?;
+    }
     let mut printer = Printer::new(place, args);
     if !printer.json {
         // Names are a comfort: whoever may not list runs still sees ids.
@@ -55,6 +58,12 @@ fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let mut printer = Printer::new(place, args);
     let log = Offline::new(place, &args.source);
     let (since_ns, until_ns) = times(place, args)?;
+    if let Some(incident) = args.incident() {
+        let filter = Filter { incident: Some(incident.to_owned()), ..Filter::default() };
+        is_known(incident, &log.last(filter, 1)?).inspect_err(|_| {
+            log.done();
+        })?;
+    }
     let (incident, kinds) = (args.incident().map(str::to_owned), args.kind.clone());
     let mut filter = Filter { incident, kinds, since_ns, until_ns, ..Filter::default() };
     if !printer.json || args.run().is_some() {
@@ -67,6 +76,19 @@ fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let query = Query { from: args.from, filter, tail: args.tail.map(|n| n as usize), tail_of: None };
     log.each(query, |entry| if printer.json { printer.raw(&entry.bytes) } else { printer.show(&Logged::from(entry)) })?;
     Ok(log.done())
+}
+
+/// Asks for one entry of an incident.
+fn of_incident(id: &str) -> pb::WatchRequest {
+    pb::WatchRequest { incident: id.to_owned(), tail: Some(1), ..Default::default() }
+}
+
+/// Whether the log has the incident. If it does not, no output would read as "nothing happened". `found`: entries about it.
+fn is_known(incident: &str, found: &[Logged]) -> Result<(), Fail> {
+    match found.is_empty() {
+        true => Err(no_such(incident, no_incident(incident))),
+        false => Ok(()),
+    }
 }
 
 fn times(place: &Place<'_>, args: &EventsArgs) -> Result<(Option<u64>, Option<u64>), Fail> {
@@ -112,14 +134,19 @@ pub(super) async fn run_of(client: &Client, what: &str) -> Result<String, Fail> 
 
 /// The run that `what` names, or the run of the incident that it names.
 pub(super) async fn get(client: &Client, what: &str) -> Result<pb::Run, Fail> {
+    get_with(client, what, pb::GetRequest::default()).await
+}
+
+/// The same by this request, which has everything but the run.
+pub(super) async fn get_with(client: &Client, what: &str, request: pb::GetRequest) -> Result<pb::Run, Fail> {
     let run = run_of(client, what).await?;
-    let found = client.runs().get(pb::GetRequest { run }).await.map_err(Fail::from);
+    let found = client.runs().get(pb::GetRequest { run, ..request }).await.map_err(Fail::from);
     found.map(tonic::Response::into_inner).map_err(|fail| no_such(what, fail))
 }
 
 /// `fail`, unless `what` is more likely an incident that is spelled wrong.
 fn no_such(what: &str, fail: Fail) -> Fail {
-    if fail.exit != Exit::NotFound || !what.starts_with("inc-") {
+    if fail.exit != Exit::NotFound || !what.starts_with("inc-") || what.parse::<IncidentId>().is_ok() {
         return fail;
     }
     let message = format!("`{}` is no incident id such as inc-5f0c9a1b2c3d-1, and no run has this name", clean(what));

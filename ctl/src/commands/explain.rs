@@ -8,7 +8,7 @@ use crate::{
     exit::{Exit, Fail},
     incident::Incident,
     incidents::{KINDS, briefs, first_cause},
-    render::{Paint, clean, explain, json, print},
+    render::{Paint, clean, count, explain, json, print},
 };
 use failsafe_core::decision::IncidentId;
 use failsafe_journal::Filter;
@@ -76,6 +76,12 @@ fn nothing_found(run: &str, found: &Found) -> Fail {
     if found.counted == 0 && found.missing.is_empty() {
         return fail(format!("run `{run}` has no incident: nothing was decided about it"));
     }
+    // Nobody but an administrator sees that all there is was read.
+    if found.counted > 0 && found.missing.is_empty() && !found.may_act {
+        let what = count(found.counted as usize, "decision", "decisions");
+        return fail(format!("{what} about run `{run}`: no entry about that is among those that you may read"))
+            .advise(format!("root and the administrators' group may read all entries: `failsafectl explain {run}`"));
+    }
     let lost = match found.counted {
         0 => format!("the audit log has no decision about run `{run}`, and entries of the log are missing"),
         1 => format!("the audit log has no record of the decision that was made about run `{run}`"),
@@ -120,14 +126,17 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     };
     let decisions = events::collect(&client, of_run(KINDS, Some(MOST))).await?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
-    let Some(id) = incident else { return Ok(Found { missing, counted, ..Found::default() }) };
+    let Some(id) = incident else {
+        let may_act = may_act(&client, &run).await;
+        return Ok(Found { missing, counted, may_act, ..Found::default() });
+    };
     if wanted.is_none() {
         let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
         entries = events::collect(&client, request).await?;
     }
     let around = events::collect(&client, of_run(AROUND, None)).await?;
     let may_act = may_act(&client, &run).await;
-    let known = client.runs().get(pb::GetRequest { run }).await;
+    let known = client.runs().get(pb::GetRequest { run, ..Default::default() }).await;
     let blocked = known.is_ok_and(|known| known.get_ref().blocked);
     let entries = entry::in_order(entries.into_iter().chain(around));
     Ok(Found { decisions, entries, incident, may_act, blocked, missing, counted })

@@ -42,7 +42,9 @@ async fn from_daemon(
     let known = known.map(|answer| answer.into_inner().runs).unwrap_or_default();
     let names = known.into_iter().map(|run| (run.id, run.name)).collect();
     let run = match &args.run {
-        Some(run) => client.runs().get(pb::GetRequest { run: run.clone() }).await?.into_inner().id,
+        Some(run) => {
+            client.runs().get(pb::GetRequest { run: run.clone(), ..Default::default() }).await?.into_inner().id
+        }
         None => String::new(),
     };
     let request = pb::WatchRequest {

@@ -55,7 +55,7 @@ pub(super) fn stats(place: &Place<'_>, args: &StatsArgs) -> Result<Exit, Fail> {
             Ok((events::collect(&client, decisions).await?, of_runs))
         })?,
     };
-    let runs: Runs = of_runs.iter().filter_map(run_of).collect();
+    let runs = runs_of(&of_runs);
     let all = counted(&entries, &of_runs);
     if args.output.json() {
         print(&json::text(&value(&all, &runs)))?;
@@ -67,13 +67,25 @@ pub(super) fn stats(place: &Place<'_>, args: &StatsArgs) -> Result<Exit, Fail> {
     Ok(log.map_or(Exit::Done, |log| log.done()))
 }
 
-fn run_of(entry: &Logged) -> Option<(String, (String, u32))> {
-    match entry.record()? {
-        Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } => {
-            Some((run.id.to_string(), (run.name.clone(), run.owner_uid)))
+/// The runs that these entries begin, each with the owner that is known last.
+fn runs_of(entries: &[Logged]) -> Runs {
+    let mut all = Runs::new();
+    for entry in entries {
+        match entry.record() {
+            Some(Record::RunStarted { run, .. } | Record::RunAdopted { run, .. }) => {
+                let earlier = all.get(&run.id.to_string()).map(|(_, uid)| *uid);
+                let uid = users::known(run.owner_uid).or(earlier).unwrap_or(run.owner_uid);
+                all.insert(run.id.to_string(), (run.name.clone(), uid));
+            }
+            Some(Record::RunOwner { run, owner_uid, .. }) => {
+                if let Some((_, uid)) = all.get_mut(&run.to_string()) {
+                    *uid = *owner_uid;
+                }
+            }
+            _ => {}
         }
-        _ => None,
     }
+    all
 }
 
 /// By policy and rule. A decision without a rule is failsafe's own upkeep.
@@ -169,7 +181,10 @@ fn value(all: &BTreeMap<(String, String), Would>, known: &Runs) -> Value {
 mod tests {
     use super::*;
     use crate::testing::{Log, RUN, run_id, violation};
-    use failsafe_core::{policy::Effect, record::Suppressed};
+    use failsafe_core::{
+        policy::Effect,
+        record::{OwnerBy, Suppressed},
+    };
 
     fn observed(mode: Mode) -> Record {
         let mut record = violation();
@@ -197,7 +212,7 @@ mod tests {
         let mut log = Log::started();
         log.add(5_000_000, observed(Mode::Observe)).add(6_000_000, ended());
         let all = counted(&log.entries, &log.entries);
-        let runs: Runs = log.entries.iter().filter_map(run_of).collect();
+        let runs = runs_of(&log.entries);
         let shown = value(&all, &runs);
         let rule = &shown["rules"][0];
         // One decision, 2 before it and 9 after it.
@@ -206,6 +221,18 @@ mod tests {
         assert_eq!(rule["call_denied"], json!(true), "{shown}");
         assert_eq!(rule["runs"][0], json!({ "run": RUN, "name": "trainer", "owner_uid": 1000, "decisions": 1 }));
         assert_eq!(all.len(), 1, "{shown}");
+    }
+
+    #[test]
+    fn the_owner_of_a_run_is_the_one_that_became_known_after_its_start() {
+        let mut log = Log::started_for(u32::MAX);
+        assert_eq!(runs_of(&log.entries)[RUN].1, u32::MAX);
+        log.add(1_000, Record::RunOwner { run: run_id(), owner_uid: 65_534, by: OwnerBy::Processes });
+        assert_eq!(runs_of(&log.entries)[RUN], ("trainer".to_owned(), 65_534));
+        // An entry of an earlier version has no owner.
+        let Some(Record::RunStarted { run, .. }) = log.entries[0].record().cloned() else { panic!() };
+        log.add(2_000, Record::RunAdopted { run, found: String::new(), part: 1, frozen_until_ns: None });
+        assert_eq!(runs_of(&log.entries)[RUN].1, 65_534);
     }
 
     #[test]

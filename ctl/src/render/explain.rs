@@ -9,14 +9,14 @@ mod sentences;
 
 pub use sentences::{confidence, headline, in_brief, in_few_words, in_words, severity};
 
-use super::{Paint, count, decision, fill, table, time, users};
+use super::{Paint, clean, count, decision, fill, table, time};
 use crate::{
     incident::{Decided, Incident, IncidentState},
     incidents::Brief,
 };
 use failsafe_core::decision::{Action, Cause};
 use jiff::tz::TimeZone;
-use sections::{done, facts, leaks, saw, timeline, why};
+use sections::{done, facts, leaks, owner, saw, timeline, why};
 use sentences::standing;
 use std::fmt::Write;
 
@@ -74,7 +74,9 @@ impl Page<'_> {
         let _ = writeln!(out, "{}", self.beside());
         out.push_str(&facts(incident, zone));
         self.section(&mut out, "What was seen", saw(incident));
-        self.section(&mut out, "Why this rule exists", why(incident));
+        let is_of_rule = matches!(incident.opened_by().decision.cause, Cause::Rule { .. });
+        let why_title = if is_of_rule { "Why this rule exists" } else { "Why failsafed decided this" };
+        self.section(&mut out, why_title, why(incident));
         self.section(&mut out, "What happened, when", timeline(incident, zone));
         self.section(&mut out, "What was done, and what is proved", done(incident, *paint));
         self.section(&mut out, "Evidence", evidence::of(incident));
@@ -104,9 +106,12 @@ impl Page<'_> {
 
     fn happened(&self) -> String {
         let Page { incident, zone, .. } = self;
-        let Decided { decision, .. } = incident.opened_by();
+        let Decided { decision, blind, .. } = incident.opened_by();
         let mut out: String = fill(&headline(incident), WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
-        let mut seen: Vec<String> = decision.values.iter().take(ROWS).map(decision::seen).collect();
+        // How a restart differs is in the first sentence already.
+        let is_said = |seen: &String| blind.is_some_and(|said| clean(said).contains(seen.as_str()));
+        let mut seen: Vec<String> =
+            decision.values.iter().take(ROWS).map(decision::seen).filter(|seen| !is_said(seen)).collect();
         if let Some(more @ 1..) = decision.values.len().checked_sub(ROWS) {
             seen.push(format!("and {}", count(more, "more value", "more values")));
         }
@@ -115,7 +120,7 @@ impl Page<'_> {
         if let Cause::Rule { suppressed: suppressed @ 1.., .. } = &decision.cause {
             rows.push(("before", format!("{suppressed} times within the rule's cooldown")));
         }
-        let owner = incident.run.map(|run| format!(" of user {}", users::shown(run.owner_uid))).unwrap_or_default();
+        let owner = owner(incident).map(|owner| format!(" of user {owner}")).unwrap_or_default();
         rows.push(("run", format!("{}{owner}", incident.run_id)));
         out.push_str(&table::pairs("  ", rows));
         out

@@ -76,9 +76,28 @@ pub fn run(run: &pb::Run) -> Value {
             "pid": claimed.pid,
         })
     });
+    out["metrics"] = run.metrics.iter().map(metric).collect();
+    out["metrics_left_out"] = json!(run.metrics_left_out);
+    out["metrics_unknown"] = json!(run.metrics_unknown);
     out["mode_behind"] = json!(run.mode_behind);
     out["unenforced"] = json!(run.unenforced);
     out
+}
+
+/// The last value of a metric. JSON has no number for what is not finite.
+fn metric(metric: &pb::LastMetric) -> Value {
+    let value = match metric.value.is_finite() {
+        true => json!(metric.value),
+        false => json!(metric.value.to_string()),
+    };
+    json!({
+        "name": metric.name,
+        "value": value,
+        "step": metric.step,
+        "rank": (!metric.rank.is_empty()).then_some(&metric.rank),
+        "pid": (metric.pid != 0).then_some(metric.pid),
+        "age_ns": metric.age_ns,
+    })
 }
 
 /// A change of the list of runs.
@@ -443,6 +462,7 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
         "incident": incident.id.to_string(),
         "run_id": incident.run_id,
         "run_name": incident.run_name(),
+        "owner_uid": incident.owner_uid,
         "summary": super::explain::headline(incident),
         "standing": incident.standing.name(),
         "standing_detail": detail,

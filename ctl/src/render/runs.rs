@@ -2,7 +2,7 @@
 
 use super::{Paint, count, json, table, time, users};
 use crate::text::short;
-use failsafe_core::{time::Span, unit::Unit};
+use failsafe_core::{signal::Real, time::Span, unit::Unit};
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
@@ -276,7 +276,33 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
         page.push('\n');
         page.push_str(&gpu_use(&run.gpu_use));
     }
+    page.push_str(&metrics(run));
     page
+}
+
+/// The last values of the metrics that the run reported.
+fn metrics(run: &pb::Run) -> String {
+    if run.metrics_unknown {
+        return "metrics: not known: failsafed was too busy to look; try again\n".to_owned();
+    }
+    if run.metrics.is_empty() {
+        return String::new();
+    }
+    let rows = run.metrics.iter().map(|metric| {
+        let rank = match (metric.rank.as_str(), metric.pid) {
+            ("", 0) => "-".to_owned(),
+            ("", pid) => format!("pid {pid}"),
+            (rank, _) => super::clean(rank),
+        };
+        let step = metric.step.map_or("-".to_owned(), |step| step.to_string());
+        let age = Span(metric.age_ns).to_string();
+        [super::clean(&metric.name), Real(metric.value).to_string(), step, rank, age]
+    });
+    let mut out = format!("\n{}", table::table(["METRIC", "LAST VALUE", "STEP", "RANK", "AGE"], rows));
+    if run.metrics_left_out > 0 {
+        let _ = writeln!(out, "and {} more", run.metrics_left_out);
+    }
+    out
 }
 
 /// A step of the containment: since when, by whom, and what is proved.

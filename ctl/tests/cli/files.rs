@@ -106,6 +106,28 @@ fn an_incident_stands_for_its_run() {
 }
 
 #[test]
+fn an_incident_that_the_log_does_not_have_is_no_empty_result() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let fake = Fake::start(Answers { run: core_like(), records, ..Default::default() });
+    let offline = format!("--state-dir {} events --offline", state.path().display());
+    for events in ["events", "events -o json --kind gap", "events --follow", &offline] {
+        for (what, message) in [
+            ("--incident inc-5f0c9a1b2c3d-9", "no incident `inc-5f0c9a1b2c3d-9` in the audit log"),
+            ("--run inc-5f0c9a1b2c3d-9", "no incident `inc-5f0c9a1b2c3d-9` in the audit log"),
+            ("--incident inc-x", "`inc-x` is no incident id such as"),
+        ] {
+            let output = fake.ctl(&format!("{events} {what}"));
+            assert_eq!(output.status.code(), Some(6), "{events} {what}: {}", err(&output));
+            assert!(err(&output).contains(message) && out(&output).is_empty(), "{events} {what}: {}", err(&output));
+        }
+    }
+    // Nothing fits the other filters: that is an answer.
+    let output = fake.ctl("events --incident inc-5f0c9a1b2c3d-1 --from 1000");
+    assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
 fn an_ended_run_is_described_with_what_ended_it() {
     let state = tempfile::tempdir().unwrap();
     let records = write_log(state.path());
@@ -252,6 +274,20 @@ fn a_run_without_records_in_a_log_that_was_begun_anew_is_not_one_that_nothing_wa
     let fake = Fake::start(Answers { run: core_like(), ..Default::default() });
     assert!(err(&fake.ctl("explain trainer")).contains("nothing was decided about it"));
     assert_eq!(err(&fake.ctl("incidents")), "no incidents in the audit log\n");
+}
+
+#[test]
+fn an_owner_who_reads_no_decision_of_the_run_does_not_get_the_answer_that_the_log_lost_it() {
+    let run = pb::Run { decisions: 1, ..core_like() };
+    let fake = Fake::start(Answers { run: run.clone(), denies: true, ..Default::default() });
+    let explained = fake.ctl("explain trainer");
+    assert_eq!(explained.status.code(), Some(6));
+    let text = err(&explained);
+    assert!(text.contains("no entry about that is among those that you may read") && !text.contains("lost"), "{text}");
+    assert!(!text.contains("no record") && text.contains("root and the administrators' group"), "{text}");
+    // An administrator reads all there is.
+    let fake = Fake::start(Answers { run, ..Default::default() });
+    assert!(err(&fake.ctl("explain trainer")).contains("no record of the decision"));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct Answers {
     pub fails: Option<Status>,
     /// `Control` never answers.
     pub hangs: bool,
+    /// `Control` is for others.
+    pub denies: bool,
 }
 
 /// What it was asked.
@@ -196,6 +198,9 @@ impl runs::RunService for Service {
         self.note(|asked| asked.control = Some(request.into_inner()));
         if self.answers.hangs {
             std::future::pending::<()>().await;
+        }
+        if self.answers.denies {
+            return Err(Status::permission_denied("root or the administrators' group may thaw and kill"));
         }
         self.answer(self.answers.control.clone())
     }

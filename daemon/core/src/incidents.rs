@@ -137,6 +137,7 @@ impl Incidents {
                 self.sequences.started(run.id);
                 return false;
             }
+            Record::RunOwner { run, owner_uid, .. } => return self.owned(*run, *owner_uid, revision),
             Record::RunEnded { run, .. } => return self.ended(*run, entry.wall_ns, revision),
             Record::Limited(limited) => return self.limited(limited, revision),
             _ => return false,
@@ -156,6 +157,18 @@ impl Incidents {
             }
             is_before
         })
+    }
+
+    /// The owner of a run became known: its incidents are this user's from now on, also those that are closed.
+    fn owned(&mut self, run: RunId, uid: u32, revision: u64) -> bool {
+        let is_meant =
+            |kept: &&Arc<Incident>| kept.run == run && kept.known.owner_uid.is_none() && kept.revision < revision;
+        let all: Vec<Arc<Incident>> = self.iter().filter(is_meant).cloned().collect();
+        for kept in &all {
+            let known = Arc::new(Known { owner_uid: Some(uid), ..Known::clone(&kept.known) });
+            self.put(Incident { known, revision, ..Incident::clone(kept) });
+        }
+        !all.is_empty()
     }
 
     /// A run ended: its open incidents end with it.

@@ -6,6 +6,8 @@ mod evidence;
 mod gpus;
 mod kind;
 mod limited;
+mod own;
+mod owner;
 
 pub use crate::egress::Totals;
 use crate::{
@@ -27,6 +29,7 @@ pub use end::{RecordingSeal, Suppressed, Unwatched};
 pub use evidence::{ProcessFacts, RuleText, Snapshot};
 pub use gpus::{FoundGpu, GpuBy};
 pub use limited::Limited;
+pub use owner::OwnerBy;
 use serde::{Deserialize, Serialize};
 
 /// An entry of the audit log.
@@ -132,6 +135,15 @@ pub enum Record {
         /// Those that are not its any more. A process had them open; the file is closed, another run uses them, or the run uses others.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         removed: Vec<GpuId>,
+    },
+    /// The owner of a run became known after its start. The run was registered without an owner.
+    RunOwner {
+        /// The run.
+        run: RunId,
+        /// Its owner from here on.
+        owner_uid: u32,
+        /// By what the owner was found.
+        by: OwnerBy,
     },
     /// What the kernel counted in the whole life of a run, read after its end.
     RunTotals {
@@ -268,9 +280,11 @@ pub enum Record {
     Decision {
         /// The decision.
         decision: Decision,
-        /// The rule's text, where a rule made it.
+        /// The rule's text, where a rule made it; what the policy has about it, where failsafed made it of itself. None in entries of
+        /// earlier versions about the latter.
         rule: Option<RuleText>,
-        /// What is not seen, and which rules do not judge for that reason, where blindness made it; none in entries of earlier versions.
+        /// The cause in words, where the decision does not have all of it: what is not seen, and which rules do not judge for that
+        /// reason; or how a restart differs. None in entries of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blind: Option<String>,
         /// It is of the run of a drill, which is stopped on purpose.

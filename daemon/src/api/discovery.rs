@@ -8,7 +8,7 @@ use crate::{
         delegation::{Delegated, DelegationError},
     },
 };
-use failsafe_core::{Mode, discover::Explained};
+use failsafe_core::{Mode, RunId, discover::Explained};
 use failsafe_proto::{ErrorReason, v1};
 use std::{path::Path, sync::Arc};
 use tonic::{Request, Response, Status};
@@ -84,41 +84,92 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
     }
 }
 
-/// Why a user may not have a run of this cgroup, or in it: a rule of discovery has it, or one around it, or one that may be made below. A
-/// run there would keep the policy of the rule away. `path` is one below the mount.
+/// Why a user may not register this cgroup: a rule of discovery has it, or one around it, or one that may be made below. A run there would
+/// keep the policy of the rule away. `path` is one below the mount.
 pub(super) fn claimed(config: &Config, registry: &Registry, path: &Path) -> Result<Option<String>, Status> {
-    let (rules, mount) = (&config.discover.0, registry.root().mount());
-    let path = path.strip_prefix("/").unwrap_or(path);
-    let failed = |why: DelegationError| ErrorReason::CgroupUnusable.status(crate::causes::chain(&why));
-    // What a user may name is nothing to discovery.
-    let of_root = |path: &Path| {
-        let path = mount.join(path);
-        let named = Delegated::named_by_others(&path, mount).map_err(failed)?;
-        Ok::<_, Status>(named.is_none() && Delegated::around(&path, mount).map_err(failed)?.is_none())
+    let claims = Claims { config, registry };
+    let found = match claims.at(path)? {
+        // What is made directly below has a name of root's, if it is root's to make it.
+        None => claims.below(path, &path.join("x"))?,
+        found => found,
     };
-    let refusal = |rule: &str, at: &Path| {
+    let refusal = |what| {
         format!(
-            "rule {rule} of discovery has cgroup {}: a run of your own there would keep its policy away; ask root or the \
-             administrators' group to register it",
-            at.display()
+            "{what}: a run of your own there would keep its policy away; ask root or the administrators' group to register it"
         )
     };
-    let below = match path.strip_prefix(&config.discovery.root) {
-        Ok(below) => below,
-        Err(_) if config.discovery.root.starts_with(path) => Path::new(""),
-        Err(_) => return Ok(None),
+    Ok(found.map(refusal))
+}
+
+/// Why a user in cgroup `from` may not start a run below `parent`: a rule of discovery has the cgroup that the process would leave, or
+/// the one in which the run would be, or one below that. Both are paths below the mount.
+pub(super) fn claimed_start(
+    config: &Config,
+    registry: &Registry,
+    from: &Path,
+    parent: &Path,
+) -> Result<Option<String>, Status> {
+    let claims = Claims { config, registry };
+    // As `Place::Below` is named; patterns do not tell one id from another.
+    let place = parent.join(format!("run-{}", RunId(uuid::Uuid::nil())));
+    let found = match (claims.at(from)?, claims.at(&place)?) {
+        (None, None) => claims.below(&place, &place)?,
+        (of_caller, of_place) => of_caller.or(of_place),
     };
-    for at in below.ancestors().filter(|at| !at.as_os_str().is_empty()) {
-        let Some(text) = at.to_str() else { continue };
-        if let Explained::Match(found) = rules.explain(text)
-            && of_root(&config.discovery.root.join(at))?
-        {
-            return Ok(Some(refusal(&found.rule.name, at)));
+    let refusal = |what| {
+        format!(
+            "{what}: a run of your own would keep its policy away; start it from a cgroup that no rule has, or ask root or the \
+             administrators' group to start it for you (`failsafectl run --user`)"
+        )
+    };
+    Ok(found.map(refusal))
+}
+
+/// The cgroups that rules of discovery have.
+struct Claims<'a> {
+    config: &'a Config,
+    registry: &'a Registry,
+}
+
+impl Claims<'_> {
+    /// Which rule has this cgroup, or one around it.
+    fn at(&self, path: &Path) -> Result<Option<String>, Status> {
+        let root = &self.config.discovery.root;
+        let Ok(below) = path.strip_prefix("/").unwrap_or(path).strip_prefix(root) else { return Ok(None) };
+        for at in below.ancestors().filter(|at| !at.as_os_str().is_empty()) {
+            let Some(text) = at.to_str() else { continue };
+            if let Explained::Match(found) = self.config.discover.0.explain(text)
+                && self.is_of_root(&root.join(at))?
+            {
+                return Ok(Some(format!("rule {} of discovery has cgroup {}", found.rule.name, at.display())));
+            }
         }
+        Ok(None)
     }
-    // What is made directly below has a name of root's, if it is root's to make it.
-    let leads = below.to_str().is_some_and(|text| rules.lead_below(text));
-    Ok((leads && of_root(&path.join("x"))?).then(|| refusal("(one of them)", path)))
+
+    /// Which rule may have a cgroup that is made below this one. `made`: one that is made there.
+    fn below(&self, path: &Path, made: &Path) -> Result<Option<String>, Status> {
+        let (root, path) = (&self.config.discovery.root, path.strip_prefix("/").unwrap_or(path));
+        let below = match path.strip_prefix(root) {
+            Ok(below) => below,
+            Err(_) if root.starts_with(path) => Path::new(""),
+            Err(_) => return Ok(None),
+        };
+        let Some(rule) = below.to_str().and_then(|text| self.config.discover.0.leading_below(text)) else {
+            return Ok(None);
+        };
+        let what = || format!("rule {} of discovery has cgroups below /{}", rule.name, path.display());
+        Ok(self.is_of_root(made.strip_prefix("/").unwrap_or(made))?.then(what))
+    }
+
+    /// Whether only root names cgroups beside this one: what a user may name is nothing to discovery.
+    fn is_of_root(&self, path: &Path) -> Result<bool, Status> {
+        let mount = self.registry.root().mount();
+        let failed = |why: DelegationError| ErrorReason::CgroupUnusable.status(crate::causes::chain(&why));
+        let path = mount.join(path);
+        let named = Delegated::named_by_others(&path, mount).map_err(failed)?;
+        Ok(named.is_none() && Delegated::around(&path, mount).map_err(failed)?.is_none())
+    }
 }
 
 fn explained(context: &Context, asked: &str) -> v1::DiscoveryTestResponse {

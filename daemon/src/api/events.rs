@@ -160,7 +160,7 @@ impl Log {
         }
         let registry = &self.context.registry;
         let (live, guarded) = registry.live_and_guarded();
-        let (live, guarded) = (live.into_iter().map(|l| l.run.clone()), guarded.into_iter().map(|g| g.run.clone()));
+        let (live, guarded) = (live.into_iter().map(|l| l.known().clone()), guarded.into_iter().map(|g| g.run.clone()));
         // Last: a run that ends meanwhile is in both.
         let ended = registry.ended().into_iter().map(|e| e.run.clone());
         let all = live.chain(guarded).chain(ended);
@@ -173,6 +173,10 @@ impl Log {
             return true;
         }
         let Some(run) = &entry.run else { return false };
+        if entry.body["type"] == "run-owner" {
+            // Before it, the run was nobody's.
+            self.visible.remove(run);
+        }
         if let Some(visible) = self.visible.get(run) {
             return *visible;
         }

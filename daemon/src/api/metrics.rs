@@ -143,7 +143,7 @@ fn live_run(live: &LiveRun) -> v1::MetricsRun {
         observed: live.mode() == Mode::Observe,
         gpus: status.gpus.iter().map(ToString::to_string).collect(),
         frozen_ms: Some(status.frozen.total_ns(clock::monotonic_ns()) / 1_000_000),
-        ..metrics_run(&live.run, &live.policy.name, state(live))
+        ..metrics_run(live.known(), &live.policy.name, state(live))
     }
 }
 

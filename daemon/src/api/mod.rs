@@ -30,6 +30,7 @@ mod gate;
 mod gpu_info;
 mod health;
 mod incidents;
+mod last_metrics;
 pub mod limits;
 mod list;
 mod log_state;

@@ -10,6 +10,7 @@ use super::{
     export::Recordings,
     follow::{Answer as Stream, Follow},
     gate::MESSAGE,
+    last_metrics,
     limits::Share,
     list, manifest,
     peer::Peer,
@@ -243,8 +244,13 @@ impl v1::run_service_server::RunService for Runs {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
-        let (found, _) = self.0.find(&who, &request.into_inner().run)?;
-        self.shown(share, found).await
+        let v1::GetRequest { run, metrics } = request.into_inner();
+        let (found, _) = self.0.find(&who, &run)?;
+        let mut answer = self.shown(share, found.clone()).await?;
+        if metrics {
+            last_metrics::put(&self.0, &found, answer.get_mut()).await;
+        }
+        Ok(answer)
     }
 
     async fn control(&self, request: Request<v1::ControlRequest>) -> Result<Response<v1::ControlResponse>, Status> {

@@ -12,7 +12,7 @@ use super::{
     Context,
     connection::Maker,
     convert,
-    discovery::claimed,
+    discovery::claimed_start,
     restart_gate::Gate,
     runs::{blocking, deliver},
 };
@@ -129,11 +129,13 @@ async fn place(
                 ErrorReason::ProcessNotMoved.status("the process has threads in several cgroups: it cannot be moved")
             );
         };
-        if let Some(why) = claimed(&context.config, registry, from)?.filter(|_| !unlimited) {
-            return Err(ErrorReason::PermissionDenied.status(why));
-        }
         let Config { cgroup_parent, start_from, .. } = &context.config;
         let parent = parent_for(root, from, owner, cgroup_parent, start_from);
+        // A caller in a cgroup of a rule gets that reason, also where no run could be made below.
+        let place = parent.as_ref().map_or(from.as_path(), PathBuf::as_path);
+        if !unlimited && let Some(why) = claimed_start(&context.config, registry, from, place)? {
+            return Err(ErrorReason::PermissionDenied.status(why));
+        }
         let parent = parent.map_err(|why| ErrorReason::CgroupUnusable.status(why.to_string()))?;
         Ok((from.clone(), Place::Below(parent)))
     })

@@ -201,6 +201,10 @@ impl Meter {
             Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } => {
                 self.owned(run.id, run.owner_uid);
             }
+            Record::RunOwner { run, owner_uid, .. } => {
+                self.owned(*run, *owner_uid);
+                self.unlisted.belongs_to(*run, *owner_uid);
+            }
             _ => {}
         }
         let uid = match record {
@@ -462,6 +466,25 @@ mod tests {
         let admitted = meter.admit(&freeze, run, &draft, 100, later * SECOND);
         assert!(admitted.itself && admitted.first.is_some());
         assert!(admit(&mut meter, &decided(3, Action::Notify), 100, later));
+    }
+
+    #[test]
+    fn an_owner_that_becomes_known_is_counted_and_is_in_the_beginning_that_is_written_later() {
+        let (mut meter, id) = (meter(), ID.parse().unwrap());
+        meter.owned(id, u32::MAX);
+        while admit(&mut meter, &evidence(), 4 << 10, 0) {}
+        let Record::RunStarted { mut run, policy_name, broken, repair } = discovered() else { panic!() };
+        run.owner_uid = u32::MAX;
+        let started = Record::RunStarted { run, policy_name, broken, repair };
+        let stamp = Stamp { wall_ns: 1, mono_ns: 1, boot_id: "b".into() };
+        let draft = |record: &Record| Draft::new(record.kind(), stamp.clone(), serde_json::to_value(record).unwrap());
+        assert!(!meter.admit(&started, Some(id), &draft(&started), 500, 0).itself);
+        let learnt = Record::RunOwner { run: id, owner_uid: 1_000, by: failsafe_core::record::OwnerBy::Processes };
+        assert!(!admit(&mut meter, &learnt, 100, 0), "the log does not have the beginning of the run");
+        let freeze = decided(2, Action::Freeze);
+        let first = meter.admit(&freeze, Some(id), &draft(&freeze), 100, SECOND).first.unwrap();
+        assert_eq!(first.body["run"]["owner_uid"], 1_000);
+        assert!(meter.used(SECOND).users.iter().any(|(uid, bytes)| (*uid, *bytes) == (1_000, 600)));
     }
 
     #[test]

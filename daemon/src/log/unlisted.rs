@@ -29,6 +29,13 @@ impl Unlisted {
         }
     }
 
+    /// The owner of a run became known: the entry of its beginning has the owner when it is written.
+    pub(super) fn belongs_to(&mut self, run: RunId, uid: u32) {
+        if let Some(Some((draft, _))) = self.0.get_mut(&run) {
+            draft.body["run"]["owner_uid"] = uid.into();
+        }
+    }
+
     /// Whether the beginning of a run is in the log, or will be: all that is written about others is a summary.
     pub(super) fn is_listed(&self, run: RunId) -> bool {
         !self.0.contains_key(&run)

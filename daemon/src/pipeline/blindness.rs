@@ -24,7 +24,10 @@ pub fn cause(state: &State, policies: &PolicySet, decision: &Decision, input: &I
     if !rules.is_empty() {
         let more = all.saturating_sub(rules.len());
         let more = if more > 0 { format!("; and {more} more rules") } else { String::new() };
-        text = format!("{text}; not judged: {}{more}", rules.join("; "));
+        // The reason of a rule that is the same is not repeated.
+        let same = format!(": {text}");
+        let named: Vec<&str> = rules.iter().map(|rule| rule.strip_suffix(&same).unwrap_or(rule)).collect();
+        text = format!("{text}; not judged: {}{more}", named.join("; "));
     }
     text
 }
@@ -88,7 +91,7 @@ mod tests {
         let silent = told(|run| {
             Input::Silent(Silent { seq: 0, at, run, metric: "loss".into(), rules: vec!["loss".into()], why })
         });
-        assert!(silent.starts_with("no value of metric.loss for 5 min; not judged: rule loss: "), "{silent}");
+        assert_eq!(silent, "no value of metric.loss for 5 min; not judged: rule loss", "the reason is there once");
 
         let stale = told(|_| Input::Tick(MonoTime(60_000_000_000)));
         assert!(stale.starts_with("no value came for 10 s: the ebpf sensor is blind"), "{stale}");

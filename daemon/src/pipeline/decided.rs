@@ -161,15 +161,21 @@ impl Pipeline {
                 policy: named(&live.policy),
                 effect: rule.effect,
             }),
-            _ => None,
+            Cause::Upkeep { what } => Some(RuleText::of_upkeep(&live.policy, named(&live.policy), *what)),
+            Cause::Operator(_) => None,
         };
         let actions: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
         tracing::warn!(
             run = %decision.id.run, name = live.run.name, incident = %decision.incident, cause = ?decision.cause,
             actions = actions.join(","), mode = ?decision.mode, "decision"
         );
-        let blind = matches!(decision.cause, Cause::Upkeep { what: Upkeep::Blind })
-            .then(|| blindness::cause(&self.judge.state, &self.judge.policies, decision, input));
+        let blind = match &decision.cause {
+            Cause::Upkeep { what: Upkeep::Blind } => {
+                Some(blindness::cause(&self.judge.state, &self.judge.policies, decision, input))
+            }
+            Cause::Upkeep { what: Upkeep::Drift } => self.differences.clone(),
+            _ => None,
+        };
         let drill = is_drill(&live.run.labels);
         let record = Record::Decision { decision: decision.clone(), rule, blind, drill };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));

@@ -96,7 +96,7 @@ impl Runs for OfRegistry {
     }
 
     fn another_is_roots(&self, run: RunId) -> bool {
-        self.registry.live().iter().any(|live| live.run.id != run && live.run.owner_uid == 0)
+        self.registry.live().iter().any(|live| live.run.id != run && live.known().owner_uid == 0)
     }
 
     fn relays(&self, uid: u32, cgroup: &Path) -> bool {

@@ -18,6 +18,7 @@ pub mod attribution;
 mod blindness;
 pub mod containment;
 mod decided;
+mod differences;
 mod ends;
 pub mod gpu_ownership;
 mod hardware;
@@ -67,6 +68,8 @@ use std::{
 
 /// Messages that may wait for the pipeline; the channel holds room for all of them at once.
 pub const QUEUE: usize = 1_024;
+/// Last values of the metrics of a run that are shown at most.
+const METRICS_SHOWN: usize = 64;
 /// The core is told the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -108,6 +111,13 @@ pub enum Message {
     Urgent,
     /// Answered when what came before it is judged, and the containment that follows is begun.
     Judged(tokio::sync::oneshot::Sender<()>),
+    /// Answered with the last values of the metrics of a run, and how many there are more.
+    Metrics {
+        /// The run.
+        run: RunId,
+        /// The answer.
+        done: tokio::sync::oneshot::Sender<(Vec<failsafe_core::decision::Observation>, usize)>,
+    },
     /// A shadow begins or ends.
     Shadow(shadows::Order),
     /// Of the node's health.
@@ -173,6 +183,8 @@ pub struct Pipeline {
     turns: rules::Turns,
     /// Sets the pulse of this thread, see [`pulse`].
     alive: Box<dyn FnMut() + Send>,
+    /// How a restart differs, in words, while the inputs that say so are judged.
+    differences: Option<String>,
     /// When the processor was last left to the processes of a run that freezes.
     gave_way: Option<Instant>,
 }
@@ -196,6 +208,7 @@ impl Pipeline {
             batch: Vec::new(),
             turns: rules::Turns::default(),
             alive: Box::new(|| {}),
+            differences: None,
             gave_way: None,
         }
     }
@@ -237,10 +250,14 @@ impl Pipeline {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.input(input),
-            Message::Inputs(inputs) => inputs.into_iter().for_each(|input| {
-                self.input(input);
-                self.urgent();
-            }),
+            Message::Inputs(inputs) => {
+                self.differences = differences::of(&inputs);
+                inputs.into_iter().for_each(|input| {
+                    self.input(input);
+                    self.urgent();
+                });
+                self.differences = None;
+            }
             Message::Events(mailbox) => {
                 let mut batch = std::mem::take(&mut self.batch);
                 mailbox.take(&mut batch);
@@ -281,6 +298,7 @@ impl Pipeline {
                 }
             }
             Message::Judged(done) => drop(done.send(())),
+            Message::Metrics { run, done } => drop(done.send(self.judge.state.last_metrics(run, METRICS_SHOWN))),
             Message::Shadow(order) => self.shadow(order),
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),

@@ -4,7 +4,7 @@
 //! end of a run, its values are shown. Where it does not, or the two differ, the run is shown as not verified, with the reason.
 
 use super::{
-    EndedRun,
+    EndedRun, NO_UID,
     past::{Ending, Past, differs, without_version},
     store::{Folder, KeptRun},
 };
@@ -27,7 +27,11 @@ pub(super) fn ended(id: RunId, folder: &Folder, past: &Past) -> Option<(EndedRun
                 let counted = past.totals.is_none() && kept.totals.is_some();
                 counted.then(|| no_record_of("counters"))
             });
-            let ended = of_log(past, end, &kept.policy_name)?;
+            let mut ended = of_log(past, end, &kept.policy_name)?;
+            if ended.run.owner_uid == NO_UID {
+                // A log of an earlier version does not have an owner that became known later.
+                ended.run.owner_uid = kept.run.owner_uid;
+            }
             Some((EndedRun { totals: past.totals.or(kept.totals), unverified, ..ended }, changed))
         }
         (Folder::Kept(kept), start, _) => {
@@ -161,6 +165,30 @@ mod tests {
             assert_eq!((run.run.owner_uid, run.ended_ns, run.decisions, run.part), (1_000, 900, 3, 2), "{what}");
             assert_eq!(run.totals, kept().totals, "{what}");
         }
+    }
+
+    /// `run.json` and the log of a discovered run, with these owners.
+    fn of_owners(kept_uid: u32, logged: u32) -> (EndedRun, bool) {
+        let (mut kept, mut past) = (kept(), past());
+        kept.run.labels.insert(failsafe_core::discover::LABEL.into(), "slurm".into());
+        kept.run.owner_uid = kept_uid;
+        past.start = Some(failsafe_core::input::Run { owner_uid: logged, ..kept.run.clone() });
+        ended(ID.parse().unwrap(), &Folder::Kept(Box::new(kept)), &past).unwrap()
+    }
+
+    #[test]
+    fn the_owner_of_a_discovered_run_that_became_known_later_is_no_change_of_its_record() {
+        // The log of an earlier version has no owner; run.json has none where the daemon was killed before the end.
+        for (kept, logged) in [(65_534, NO_UID), (NO_UID, 65_534), (65_534, 65_534)] {
+            let (run, changed) = of_owners(kept, logged);
+            assert_eq!((run.unverified, changed, run.run.owner_uid), (None, false, 65_534), "{kept} {logged}");
+        }
+        let (run, changed) = of_owners(1_000, 65_534);
+        assert!(changed && run.unverified.is_some_and(|why| why.contains("user")) && run.run.owner_uid == 65_534);
+        // Who starts a run is known from its start on.
+        let mut edited = kept();
+        edited.run.owner_uid = NO_UID;
+        assert!(shown(edited, &past()).unverified.is_some_and(|why| why.contains("user")));
     }
 
     #[test]

@@ -239,11 +239,10 @@ impl LiveRun {
         self.known.get().map_or(&self.run, Box::as_ref)
     }
 
-    /// Notes whom a run belongs to that was registered without an owner. The first one counts.
-    pub fn belongs_to(&self, uid: u32) {
-        if self.run.owner_uid == NO_UID && uid != NO_UID {
-            self.known.get_or_init(|| Box::new(Run { owner_uid: uid, ..self.run.clone() }));
-        }
+    /// Notes whom a run belongs to that was registered without an owner. The first one counts. False: nothing is new.
+    pub fn belongs_to(&self, uid: u32) -> bool {
+        let is_new = self.run.owner_uid == NO_UID && uid != NO_UID;
+        is_new && self.known.set(Box::new(Run { owner_uid: uid, ..self.run.clone() })).is_ok()
     }
 
     /// Whether it is proved that nobody is in its cgroup, and nobody comes. What cannot be read proves nothing.

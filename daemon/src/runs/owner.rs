@@ -9,28 +9,29 @@
 
 use super::NO_UID;
 use crate::platform::{Cgroup, ProcFs, pidfd::PidFd, users};
+use failsafe_core::record::OwnerBy;
 
 /// Processes that are looked at.
 const MOST: usize = 64;
 
-/// The owner of the cgroup, [`NO_UID`] where that is not known. `settled`: it is a while ago that it was made. Who makes a job's first
-/// process is often root, which then becomes the user. `container`: its image says who its processes are, and a number there is nobody of
-/// this host.
+/// The owner of a cgroup that becomes a run, [`NO_UID`] where that is not known. `named`: the user that the path names.
 pub fn owner_of(cgroup: &Cgroup, named: Option<u32>, settled: bool, container: bool) -> u32 {
-    if let Some(uid) = named.filter(|uid| *uid != NO_UID) {
-        return uid;
-    }
+    let named = named.filter(|uid| *uid != NO_UID);
+    named.or_else(|| Some(found(cgroup, settled, container)?.0)).unwrap_or(NO_UID)
+}
+
+/// The owner as the cgroup shows it now, and by what. `settled`: it is a while ago that it was made. Who makes a job's first process is
+/// often root, which then becomes the user. `container`: its image says who its processes are, and a number there is nobody of this host.
+pub fn found(cgroup: &Cgroup, settled: bool, container: bool) -> Option<(u32, OwnerBy)> {
     match cgroup.owner() {
         Ok(0) | Err(_) => {}
-        Ok(uid) => return uid,
+        Ok(uid) => return Some((uid, OwnerBy::Folder)),
     }
     if container {
-        return NO_UID;
+        return None;
     }
-    match of_processes(cgroup) {
-        Some(0) if !settled => NO_UID,
-        found => found.unwrap_or(NO_UID),
-    }
+    let uid = of_processes(cgroup).filter(|uid| *uid != 0 || settled)?;
+    Some((uid, OwnerBy::Processes))
 }
 
 /// The one user of all processes; none where there are several users, no processes, or too many.

@@ -1,11 +1,12 @@
 //! What the audit log has of runs: how each began, what was decided about it, and what became of that.
 
-use super::frozen::FrozenTime;
+use super::{NO_UID, frozen::FrozenTime};
 use crate::log::OPEN_RUNS;
 use failsafe_attest::Manifest;
 use failsafe_core::{
     Action, Containment, Decision, Mode, Outcome, RunId,
     containment::StepResult,
+    discover::is_discovered,
     input::Run,
     record::{Record, Totals, Unwatched},
     signal::{Real, Source},
@@ -35,7 +36,7 @@ pub struct Ending {
 /// What the audit log has of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Past {
-    /// The run as it was started; `None`: no such record was found.
+    /// The run as it was started, with the owner that became known later; `None`: no such record was found.
     pub start: Option<Run>,
     /// Name and version of its policy.
     pub policy_name: Option<String>,
@@ -282,6 +283,11 @@ impl Past {
                 }
             },
             Record::RunTotals { totals, .. } => self.totals = Some(totals),
+            Record::RunOwner { owner_uid, .. } => {
+                if let Some(start) = self.start.as_mut().filter(|start| start.owner_uid == NO_UID) {
+                    start.owner_uid = owner_uid;
+                }
+            }
             Record::Limited(limited) => {
                 self.decisions = self.decisions.max(limited.last_decision);
                 self.incidents = self.incidents.max(limited.last_incident);
@@ -337,16 +343,21 @@ pub fn differs(kept: &Run, logged: &Run) -> Option<String> {
     if let Some((what, kept, logged)) = words.iter().find(|(_, kept, logged)| kept != logged) {
         return Some(seen(what, kept, logged));
     }
-    let numbers = [
-        ("cgroup id", kept.cgroup_id, logged.cgroup_id),
-        ("user", u64::from(kept.owner_uid), u64::from(logged.owner_uid)),
-    ];
-    if let Some((what, kept, logged)) = numbers.iter().find(|(_, kept, logged)| kept != logged) {
-        return Some(seen(what, kept, logged));
+    if kept.cgroup_id != logged.cgroup_id {
+        return Some(seen("cgroup id", &kept.cgroup_id, &logged.cgroup_id));
+    }
+    if kept.owner_uid != logged.owner_uid && !is_learnt_later(kept, logged) {
+        return Some(seen("user", &kept.owner_uid, &logged.owner_uid));
     }
     let rest =
         kept.id == logged.id && kept.labels == logged.labels && kept.gpus == logged.gpus && kept.mig == logged.mig;
     (!rest).then(|| "id, labels or GPUs: run.json and the audit log have others".to_owned())
+}
+
+/// Whether only one of two records of a discovered run has its owner: it became known later. `run.json` has it from the end of the run
+/// on, and logs of earlier versions do not have it at all.
+fn is_learnt_later(kept: &Run, logged: &Run) -> bool {
+    is_discovered(&logged.labels) && (kept.owner_uid == NO_UID || logged.owner_uid == NO_UID)
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ const RUNS: usize = 16_384;
 const RUN_BYTES: usize = 8 << 20;
 /// Runs that are forgotten at once, at least.
 const ROOM: usize = 64;
+/// The owner of a run of which it is not known, as entries have it: no user has this id.
+const NO_UID: u32 = u32::MAX;
 /// Longest text of a field, in bytes.
 const TEXT: usize = 1_024;
 
@@ -84,6 +86,9 @@ impl Book {
                 self.know(run, policy);
             }
             Record::RunAdopted { run, .. } => self.know(run, None),
+            Record::RunOwner { run, owner_uid, .. } => {
+                self.runs.change(&run.to_string(), |facts| facts.owner_uid = Some(*owner_uid));
+            }
             Record::RunEnded { run, .. } => {
                 let run = run.to_string();
                 let own: Vec<String> = self.keys_of(&run).cloned().collect();
@@ -139,9 +144,10 @@ impl Book {
         let facts = RunFacts {
             id: id.clone(),
             name: text(&run.name),
-            owner_uid: Some(run.owner_uid),
+            owner_uid: Some(run.owner_uid).filter(|uid| *uid != NO_UID),
             labels: run.labels.clone(),
             policy: policy.unwrap_or_else(|| run.policy.to_string()),
+            unknown: false,
         };
         self.runs.insert(id, facts);
         // Messages about a run that is forgotten go to all targets that its severity matches.
@@ -237,7 +243,7 @@ impl Book {
         for (_, key) in due {
             let Some(run) = self.open.get(&key).map(|open| open.run.clone()) else { continue };
             let facts = (!run.is_empty()).then(|| {
-                let unknown = || RunFacts { id: run.clone(), name: run.clone(), ..RunFacts::default() };
+                let unknown = || RunFacts { id: run.clone(), name: run.clone(), unknown: true, ..RunFacts::default() };
                 self.runs.get(&run).cloned().unwrap_or_else(unknown)
             });
             let taken =

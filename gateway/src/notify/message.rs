@@ -69,6 +69,9 @@ pub struct RunFacts {
     pub labels: BTreeMap<String, String>,
     /// Name and version of its policy.
     pub policy: String,
+    /// Nothing but its id is known: the log does not have its beginning any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 impl Message {
@@ -81,9 +84,9 @@ impl Message {
         let Route { severity, owners, labels, about, mode } = route;
         let of_run = match &self.run {
             None => owners.is_empty() && labels.is_empty(),
-            Some(RunFacts { owner_uid: None, .. }) => true,
-            Some(RunFacts { owner_uid: Some(uid), labels: has, .. }) => {
-                (owners.is_empty() || owners.contains(uid))
+            Some(RunFacts { unknown: true, .. }) => true,
+            Some(RunFacts { owner_uid, labels: has, .. }) => {
+                (owners.is_empty() || owner_uid.is_none_or(|uid| owners.contains(&uid)))
                     && labels.iter().all(|(key, value)| has.get(key) == Some(value))
             }
         };
@@ -161,6 +164,7 @@ pub mod tests {
                 owner_uid: Some(1000),
                 labels: [("team".to_owned(), "llm".to_owned())].into(),
                 policy: "strict".into(),
+                unknown: false,
             }),
             rule: Some("no-egress".into()),
             next: "failsafectl explain inc-5f0c9a1b2c3d-1".into(),
@@ -194,8 +198,13 @@ pub mod tests {
         assert!(!lesser.goes_by(&[route("severity = \"critical\"")]));
         let health = Message { about: About::Health, run: None, ..message.clone() };
         assert!(!health.goes_by(&[route("owners = [1000]")]));
-        // Of a run of which the owner is not known, the message is rather sent than lost.
-        let unknown = Message { run: Some(RunFacts::default()), ..message };
+        // Of a run of which nothing is known, the message is rather sent than lost.
+        let unknown = Message { run: Some(RunFacts { unknown: true, ..RunFacts::default() }), ..message.clone() };
         assert!(unknown.goes_by(&[route("owners = [1]\nlabels = { team = \"x\" }")]));
+        // The same of an owner that is not known. The labels of the run are known.
+        let run = message.run.clone().map(|run| RunFacts { owner_uid: None, ..run });
+        let nobodys = Message { run, ..message };
+        assert!(nobodys.goes_by(&[route("owners = [1]\nlabels = { team = \"llm\" }")]));
+        assert!(!nobodys.goes_by(&[route("owners = [1]\nlabels = { team = \"x\" }")]));
     }
 }

@@ -173,6 +173,15 @@ fn a_restart_with_other_threads_is_held_before_its_command_until_an_operator_tha
         let decision = node.wait_for_event("the decision", |e| e["kind"] == "decision" && e["run"] == entry["run"])?;
         ensure!(decision["body"]["decision"]["cause"]["Upkeep"]["what"] == "drift", "{decision}");
         ensure!(!mark.exists(), "the command was executed");
+        // Whoever thaws it sees why it was held, how it differs, and whom to ask.
+        let page = node.ctl(["explain", "other"])?.expect(0)?.out;
+        for part in
+            ["OMP_NUM_THREADS", "The policy has on_drift = \"hold\"", "owner ", "docs/attestation.md#restart-gate"]
+        {
+            ensure!(page.contains(part), "{part}: {page}");
+        }
+        let words = decision["body"]["blind"].as_str().unwrap_or_default();
+        ensure!(words.contains("run/env/OMP_NUM_THREADS is 2"), "{decision}");
 
         // The next daemon holds it too.
         node.kill9()?;

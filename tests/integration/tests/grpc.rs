@@ -68,7 +68,8 @@ fn mistakes_have_the_codes_and_the_reasons_that_the_interface_promises() -> Resu
             let status = runs.start(bad).await.err().context("a broken policy was taken")?;
             ensure!(status.code() == Code::InvalidArgument && status.message().contains("f.toml:1"), "{status:?}");
             ensure!(ErrorReason::of(&status) == Some(ErrorReason::PolicyInvalid), "{status:?}");
-            let status = runs.get(v1::GetRequest { run: "nobody".into() }).await.err().context("found")?;
+            let status =
+                runs.get(v1::GetRequest { run: "nobody".into(), ..Default::default() }).await.err().context("found")?;
             ensure!(status.code() == Code::NotFound, "{status:?}");
             ensure!(ErrorReason::of(&status) == Some(ErrorReason::RunNotFound), "{status:?}");
             let control = v1::ControlRequest { run: "nobody".into(), command: 77, ..Default::default() };

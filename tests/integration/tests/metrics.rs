@@ -78,6 +78,20 @@ fn a_nan_reported_by_hand_from_inside_the_run_freezes_it() -> Result<()> {
         ensure!(decision["body"]["decision"]["values"][0]["value"]["Claimed"]["value"] == "NaN", "{decision}");
         well.says("reported")?;
         ensure!(!integration::frozen(well.cgroup())?, "the healthy one was frozen");
+        wait_for("the value is known", || Ok(!node.run("well")?["metrics"][0].is_null()))?;
+        let described = node.run("well")?;
+        let metric = &described["metrics"][0];
+        ensure!(metric["name"] == "loss" && metric["value"] == 2.31 && metric["step"] == 7, "{described}");
+        ensure!(
+            metric["age_ns"].is_u64() && metric["rank"] == "cli" && described["metrics"][1].is_null(),
+            "{described}"
+        );
+        let page = node.ctl(["describe", "ill"])?.expect(0)?.out;
+        ensure!(page.contains("LAST VALUE") && page.contains("NaN"), "{page}");
+        ensure!(
+            node.json(["list"])?[0]["metrics"].as_array().is_some_and(Vec::is_empty),
+            "only `describe` asks for them"
+        );
         Ok(())
     })
 }

@@ -24,7 +24,7 @@ const BETWEEN: Duration = Duration::from_millis(10);
 /// What to say of the run, if processes of it are left. `scraped`: scrapers of the run are about to end.
 pub(super) async fn left(daemon: &Target, id: &str, scraped: bool) -> Result<Option<String>, Fail> {
     let asked = async {
-        let request = pb::GetRequest { run: id.to_owned() };
+        let request = pb::GetRequest { run: id.to_owned(), ..Default::default() };
         Ok::<_, Fail>(Client::connect(daemon).await?.runs().get(request).await?.into_inner())
     };
     let Ok(run) = tokio::time::timeout(ASKED, asked).await else { return Ok(None) };

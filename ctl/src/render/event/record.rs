@@ -66,6 +66,7 @@ pub(super) fn record_summary(record: &Record) -> String {
             let parts = [list("GPUs of the run:", found), list("no longer of the run:", removed)];
             parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
         }
+        Record::RunOwner { owner_uid, by, .. } => format!("owner of the run: user {}; {by}", users::shown(*owner_uid)),
         Record::RunTotals { name, totals, .. } => {
             let counts = [
                 (totals.denied_calls, "refused network calls"),

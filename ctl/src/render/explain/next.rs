@@ -2,6 +2,7 @@
 
 use super::{Page, WIDTH, notes};
 use crate::{incident::IncidentState, render::fill};
+use failsafe_core::decision::Cause;
 
 impl Page<'_> {
     pub(super) fn next(&self, full: bool) -> String {
@@ -9,7 +10,9 @@ impl Page<'_> {
         let run = &incident.run_id;
         let mut lines: Vec<(String, &str)> = Vec::new();
         if let Some(playbook) = incident.opened_by().rule.and_then(|rule| rule.playbook.clone()) {
-            lines.push((playbook, "the rule's playbook: read it first"));
+            let of_rule = matches!(incident.opened_by().decision.cause, Cause::Rule { .. });
+            let what = if of_rule { "the rule's playbook: read it first" } else { "the playbook: read it first" };
+            lines.push((playbook, what));
         }
         let live = incident.ended.is_none();
         let contained = !matches!(incident.standing, IncidentState::Noted | IncidentState::Thawed);

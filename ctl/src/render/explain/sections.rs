@@ -30,7 +30,7 @@ pub(super) fn facts(incident: &Incident<'_>, zone: &TimeZone) -> String {
         "  ",
         [
             ("run", format!("{} {}", incident.run_name(), incident.run_id)),
-            ("user", run.map(|r| users::shown(r.owner_uid)).unwrap_or_default()),
+            ("user", owner(incident).unwrap_or_default()),
             ("labels", labels.join(", ")),
             ("cgroup", run.map(|r| r.cgroup.clone()).unwrap_or_default()),
             ("GPUs", gpus.join(", ")),
@@ -40,6 +40,12 @@ pub(super) fn facts(incident: &Incident<'_>, zone: &TimeZone) -> String {
             ("at", time::exact(incident.zero().1, zone)),
         ],
     )
+}
+
+/// The owner of the run: the user, `unknown`, or nothing if the log does not have the run.
+pub(super) fn owner(incident: &Incident<'_>) -> Option<String> {
+    let known = incident.owner_uid.map(users::shown);
+    known.or_else(|| incident.run.map(|run| users::shown(run.owner_uid)))
 }
 
 pub(super) fn saw(incident: &Incident<'_>) -> String {
@@ -76,7 +82,10 @@ pub(super) fn saw(incident: &Incident<'_>) -> String {
 pub(super) fn why(incident: &Incident<'_>) -> String {
     let Some(rule) = incident.opened_by().rule else { return String::new() };
     let mut out: String = fill(&rule.rationale, WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
-    let _ = writeln!(out, "  Its owner is {}.", rule.owner);
+    let _ = match incident.opened_by().decision.cause {
+        Cause::Rule { .. } => writeln!(out, "  Its owner is {}.", rule.owner),
+        _ => writeln!(out, "  The owner of policy {} is {}.", rule.policy, rule.owner),
+    };
     out
 }
 

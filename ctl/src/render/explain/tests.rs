@@ -2,12 +2,16 @@
 
 use super::*;
 use crate::incidents::briefs;
-use crate::testing::{Log, RUN, asked, contained, control, decision, incident, outcome, violation};
+use crate::testing::{Log, RUN, asked, contained, control, decision, incident, outcome, run_id, violation};
 use failsafe_core::{
-    decision::{Cause, Mode, Upkeep, Verdict},
+    decision::{Cause, Mode, Observation, Upkeep, Verdict},
+    event::{DriftSince, Event, FactorClass},
     input::Command,
-    record::Record,
-    signal::Kind,
+    policy::Effect,
+    record::{OwnerBy, Record, RuleText},
+    signal::{Kind, Value},
+    subject::Subject,
+    time::MonoTime,
 };
 
 fn with<T>(log: &Log, may_act: bool, show: impl FnOnce(&Page<'_>) -> T) -> T {
@@ -44,6 +48,76 @@ fn one_screen_shows_what_why_state_and_what_next() {
     insta::assert_snapshot!(page);
     assert!(page.lines().count() <= 30, "more than one screen");
     assert!(!page.contains("metric.loss"), "signals are for --full");
+}
+
+#[test]
+fn the_owner_that_became_known_after_the_start_is_on_the_page() {
+    let mut log = Log::started_for(u32::MAX);
+    log.add(5_000_040, violation());
+    assert!(screen(&log).contains("of user unknown\n") && shown(&log).contains("user      unknown"), "{}", shown(&log));
+    log.add(6_000_000, Record::RunOwner { run: run_id(), owner_uid: 65_534, by: OwnerBy::Processes });
+    assert!(screen(&log).contains("of user 65534\n"), "{}", screen(&log));
+    assert!(shown(&log).contains("user      65534"), "{}", shown(&log));
+}
+
+/// A decision of failsafed itself, with what the policy has about it and the cause in words.
+fn of_failsafed(what: Upkeep, words: &str, values: Vec<Observation>) -> Record {
+    let mut record = decision(1, 5_000_000, Cause::Upkeep { what }, vec![Action::Freeze], values);
+    if let Record::Decision { rule, blind, .. } = &mut record {
+        *rule = Some(RuleText {
+            rationale: "The policy has on_x = \"freeze\": it is frozen.".into(),
+            owner: "on-call@example.org".into(),
+            playbook: Some("docs/playbooks/sensor-blind.md".into()),
+            policy: "train v1".into(),
+            effect: Effect::Observe,
+        });
+        *blind = Some(words.into());
+    }
+    record
+}
+
+#[test]
+fn a_decision_of_failsafed_itself_names_policy_why_owner_and_playbook() {
+    let mut log = Log::started();
+    log.add(5_000_040, of_failsafed(Upkeep::Blind, "no value of metric.loss", vec![]));
+    let page = screen(&log);
+    for part in [
+        "a sensor that the policy needs went blind: no value of metric.loss.",
+        "The policy has on_x = \"freeze\": it is frozen.",
+        "owner on-call@example.org, severity critical, confidence high, policy train v1",
+        "docs/playbooks/sensor-blind.md",
+        "the playbook: read it first",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = shown(&log);
+    assert!(page.contains("Why failsafed decided this") && !page.contains("rule's playbook"), "{page}");
+    assert!(page.contains("The owner of policy train v1 is on-call@example.org."), "{page}");
+}
+
+#[test]
+fn a_held_restart_is_explained_with_all_its_differences_each_once() {
+    let event = |path: &str| Event::Drift {
+        path: path.into(),
+        old: Some("1".into()),
+        new: Some("2".into()),
+        class: FactorClass::Result,
+        since: DriftSince::Predecessor,
+    };
+    let seen = Observation {
+        seq: 9,
+        at: MonoTime(5_000_000_000),
+        subject: Subject::Run(run_id()),
+        kind: Kind::Event,
+        value: Value::Event(event("run/command")),
+        repeats: 0,
+    };
+    let words = format!("{}; {}", event("run/command"), event("run/env/OMP_NUM_THREADS"));
+    let mut log = Log::started();
+    log.add(5_000_040, of_failsafed(Upkeep::Drift, &words, vec![seen]));
+    let page = screen(&log);
+    let times = |what: &str| page.matches(what).count();
+    assert_eq!((times("run/command is"), times("run/env/OMP_NUM_THREADS is")), (1, 1), "{page}");
 }
 
 #[test]

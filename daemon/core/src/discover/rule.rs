@@ -273,7 +273,12 @@ impl Rules {
 
     /// Whether a cgroup below this path may match.
     pub fn lead_below(&self, path: &str) -> bool {
-        self.rules.iter().flat_map(|rule| &rule.patterns).any(|pattern| pattern.leads_below(path))
+        self.leading_below(path).is_some()
+    }
+
+    /// The first rule that a cgroup below this path may match.
+    pub fn leading_below(&self, path: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.patterns.iter().any(|pattern| pattern.leads_below(path)))
     }
 
     /// What the rules say of the path of a cgroup below the mount.

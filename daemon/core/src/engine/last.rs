@@ -105,6 +105,12 @@ impl Last {
         self.0.values().cloned().collect()
     }
 
+    /// The last values of metrics, by name and rank, and how many there are beyond `most`.
+    pub(super) fn metrics(&self, most: usize) -> (Vec<Observation>, usize) {
+        let all = || self.0.iter().filter(|(Owned(_, kind, _), _)| matches!(kind, Kind::Metric(_)));
+        (all().take(most).map(|(_, seen)| seen.clone()).collect(), all().count().saturating_sub(most))
+    }
+
     pub(super) fn retain(&mut self, keeps: impl Fn(&Subject) -> bool) {
         self.0.retain(|Owned(subject, _, _), _| keeps(subject));
     }

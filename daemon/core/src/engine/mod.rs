@@ -172,6 +172,12 @@ impl State {
     pub fn last_signals(&self, id: RunId) -> Vec<Observation> {
         self.runs.get(&id).map(RunState::last_signals).unwrap_or_default()
     }
+
+    /// The last values of the metrics that a run reports, `most` at most, and how many there are more. Those that rules judge have a
+    /// value for each rank.
+    pub fn last_metrics(&self, id: RunId, most: usize) -> (Vec<Observation>, usize) {
+        self.runs.get(&id).map(|run| run.last_metrics(most)).unwrap_or_default()
+    }
 }
 
 /// Steps the engine by one input. A run whose policy is not in `policies` is never judged: the daemon does not start one.

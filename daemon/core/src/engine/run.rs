@@ -176,6 +176,10 @@ impl RunState {
         self.last.all()
     }
 
+    pub(super) fn last_metrics(&self, most: usize) -> (Vec<Observation>, usize) {
+        self.last.metrics(most)
+    }
+
     pub(super) fn has_gpu(&self, gpu: &GpuId) -> bool {
         self.gpus.contains(gpu) || self.mig.values().any(|given| given.contains(&gpu.0))
     }

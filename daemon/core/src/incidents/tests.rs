@@ -361,6 +361,24 @@ fn the_time_of_the_end_stays_and_nothing_is_desired_of_a_run_that_has_ended() {
 }
 
 #[test]
+fn the_owner_that_an_entry_has_counts_for_all_incidents_of_the_run_and_is_a_change_of_them() {
+    let mut list = Incidents::default();
+    let (of, other) = (run(1), run(2));
+    let entry = |index, record| Entry { index, wall_ns: 1, mono_ns: 1, run: None, record };
+    let freeze = |run| decided(decision(run, 1, 1, rule(), &[Action::Freeze]));
+    let decisions = [freeze(of), freeze(other)];
+    list.apply(&entry(0, &decisions[0]), |_| Arc::default());
+    list.apply(&entry(1, &decisions[1]), |_| Arc::default());
+    let learnt = Record::RunOwner { run: of, owner_uid: 7, by: crate::record::OwnerBy::Processes };
+    assert!(list.apply(&entry(2, &learnt), |_| Arc::default()));
+    let own = get(&list, of, 1);
+    assert_eq!((own.known.owner_uid, own.revision), (Some(7), 3));
+    assert_eq!(get(&list, other, 1).known.owner_uid, None);
+    assert_eq!(list.of_users.keys().collect::<Vec<_>>(), [&None, &Some(7)]);
+    assert!(!list.apply(&entry(3, &learnt), |_| Arc::default()), "nothing changes the second time");
+}
+
+#[test]
 fn the_owner_that_is_learnt_later_counts_from_the_next_change_on() {
     let mut list = Incidents::default();
     let of = run(1);

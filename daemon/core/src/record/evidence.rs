@@ -39,10 +39,11 @@ pub struct ProcessFacts {
     pub cpu_us: u64,
 }
 
-/// The rule behind a decision, as the policy that the run was pinned to has it.
+/// The rule behind a decision, as the policy that the run was pinned to has it; or what that policy has about a decision of failsafed
+/// itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleText {
-    /// Why the rule exists.
+    /// Why the rule exists, or why failsafed decides so.
     pub rationale: String,
     /// Who answers for it.
     pub owner: String,

@@ -32,6 +32,7 @@ impl Record {
             | Record::RunEnded { .. }
             | Record::RunTotals { .. }
             | Record::RunGpus { .. }
+            | Record::RunOwner { .. }
             | Record::Egress { .. }
             | Record::Rerun { .. }
             | Record::RecordingClosed { .. } => "run",

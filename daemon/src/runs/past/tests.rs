@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{log::OpenRuns, testing};
-use failsafe_core::PolicyDigest;
+use failsafe_core::{PolicyDigest, record::OwnerBy};
 use failsafe_journal::{
     AuditLog, Draft, Stamp,
     storage::{LOG_FILE, Layout, LogFolder},
@@ -195,4 +195,15 @@ fn a_log_without_entries_of_a_sealed_segment_states_no_open_runs() {
     assert!(!whole());
     std::fs::remove_file(&segment).unwrap();
     assert!(!whole());
+}
+
+#[test]
+fn the_owner_that_became_known_later_is_the_owner_of_the_run() {
+    let id = uuid::Uuid::from_u128(1).to_string();
+    for (at_start, after) in [(NO_UID, 65_534), (1_000, 1_000)] {
+        let run = testing::run(&id, at_start, PolicyDigest([1; 32]));
+        let mut past = Past { start: Some(run.clone()), ..Past::default() };
+        past.takes(Record::RunOwner { run: run.id, owner_uid: 65_534, by: OwnerBy::Processes }, 1, 1);
+        assert_eq!(past.start.unwrap().owner_uid, after);
+    }
 }

@@ -26,7 +26,7 @@ use crate::{
     log::Log,
     pipeline::{Message, Sender},
     platform::clock,
-    runs::{LiveRun, NO_UID, Registry, owner::owner_of},
+    runs::{LiveRun, NO_UID, Registry, owner},
     shadows::Shadows,
     watchers::keep::NodeState,
 };
@@ -323,13 +323,22 @@ impl Discovery {
         self.found.values().filter(|found| found.is_open()).count() as u64 + self.unlisted.values().sum::<u64>()
     }
 
+    /// Looks for owners that are not known yet. Each one that is found is on record: what the next daemon, messages and pages have of a
+    /// run is what the audit log has.
     fn learn_owners(&self) {
-        for live in self.discovered().filter(|live| live.known().owner_uid == NO_UID) {
+        for live in self.discovered().filter(|live| live.known().owner_uid == NO_UID && live.ended().is_none()) {
             let age = clock::monotonic_ns().saturating_sub(live.run.registered.0);
             let container = live.run.labels.contains_key("container");
-            let uid = owner_of(&live.cgroup, None, Duration::from_nanos(age) >= SETTLED, container);
-            live.belongs_to(uid);
-            self.parts.registry.touched().note(live.run.id);
+            let Some((owner_uid, by)) = owner::found(&live.cgroup, Duration::from_nanos(age) >= SETTLED, container)
+            else {
+                continue;
+            };
+            // Before the entry is written: whoever reads it may read the others of the run too.
+            if live.belongs_to(owner_uid) {
+                let run = live.run.id;
+                self.parts.log.record(&Record::RunOwner { run, owner_uid, by }, Some(run), None);
+                self.parts.registry.touched().note(run);
+            }
         }
     }
 

@@ -54,7 +54,7 @@ impl Followed {
         let kept = (1..=incidents.min(INCIDENTS)).take_while(|n| Which::Incident(*n).is_kept(store, id)).count();
         let kept = if incidents > INCIDENTS { incidents } else { u32::try_from(kept).unwrap_or(0) };
         Followed {
-            run: run.run.clone(),
+            run: run.known().clone(),
             since: now,
             execs: (0, now),
             began: !run.made,
@@ -84,6 +84,8 @@ impl Followed {
 
     /// Looks at a live run. `sees`: programs are counted.
     pub fn look(&mut self, run: &LiveRun, sees: bool) {
+        // The owner of a discovered run can become known after its start.
+        self.run.owner_uid = run.known().owner_uid;
         let (execs, incidents) = {
             let status = run.status();
             (status.counted.execs, status.incidents)

@@ -9,6 +9,7 @@ use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Outcome, Severity, Verdict},
     record::{Limited, RuleText},
     standing::{self, IncidentState},
+    visible::shortened,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ const STEPS: usize = 64;
 const VALUES: usize = 8;
 /// Proofs of a step that are kept, and things that are not proved.
 const PROOFS: usize = 4;
+/// Longest cause in a summary, in bytes.
+const BRIEF: usize = 240;
 
 /// An incident.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -228,7 +231,9 @@ impl Open {
 
     fn message(&self, key: &str, run: Option<RunFacts>, sender: &Sender, state: &IncidentState) -> Message {
         let name = run.as_ref().map_or(self.run.as_str(), |run| run.name.as_str());
-        let cause = self.rule.as_ref().map_or_else(|| self.condition.clone(), |rule| format!("rule {rule}"));
+        // What is done has to be in the summary too, however long the cause is.
+        let brief = || shortened(self.condition.clone(), BRIEF);
+        let cause = self.rule.as_ref().map_or_else(brief, |rule| format!("rule {rule}"));
         let now = match state {
             _ if only_observed(self.mode) => format!("would be: {}; nothing was done", self.actions.join(", ")),
             IncidentState::Noted => "nothing is contained".into(),

@@ -3,11 +3,11 @@
 use super::*;
 use failsafe_core::{
     MonoTime, Proof, RunId,
-    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Outcome},
+    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Outcome, Upkeep},
     health::{Change, Level, Target},
     input::{Contained, Run},
     policy::PolicyDigest,
-    record::{Limited, RuleText},
+    record::{Limited, OwnerBy, RuleText},
     time::Span,
 };
 
@@ -240,6 +240,35 @@ fn what_was_open_before_the_first_start_is_not_announced_but_its_run_is_known() 
     told.said();
     told.add(health(Target::Node, Level::Healthy));
     assert_eq!(told.said(), [said("healthy", true, true)], "that it is well again is news");
+}
+
+#[test]
+fn a_message_about_a_discovered_run_has_the_owner_that_became_known_after_its_start() {
+    let mut told = Told::default();
+    let owner = |told: &Told| told.said.last().unwrap().run.as_ref().unwrap().owner_uid;
+    told.add(started(1, NO_UID)).add(decision(1, 1, 1, &[Action::Notify]));
+    assert_eq!(owner(&told), None, "no user has the id that stands for an owner who is not known");
+    told.add(Record::RunOwner { run: run_id(1), owner_uid: 65534, by: OwnerBy::Processes });
+    told.add(decision(1, 2, 2, &[Action::Notify]));
+    assert_eq!(owner(&told), Some(65534));
+}
+
+#[test]
+fn a_message_about_a_decision_of_failsafed_itself_has_contact_playbook_and_the_whole_cause() {
+    let mut record = decision(1, 1, 1, &[Action::Notify]);
+    let differences = "x".repeat(400);
+    if let Record::Decision { decision, rule, blind, .. } = &mut record {
+        decision.cause = Cause::Upkeep { what: Upkeep::Drift };
+        rule.as_mut().unwrap().owner = "policy-owner".into();
+        *blind = Some(differences.clone());
+    }
+    let mut told = Told::default();
+    told.add(started(1, 1000)).add(record);
+    let message = told.said.last().unwrap();
+    assert_eq!((message.rule.as_deref(), message.contact.as_str()), (None, "policy-owner"));
+    assert_eq!((message.playbook.as_deref(), message.rationale.as_deref()), (Some("egress"), Some("why")));
+    assert_eq!(message.condition, format!("failsafe: drift: {differences}"));
+    assert!(message.summary.ends_with("...: nothing is contained"), "what was done is there too: {}", message.summary);
 }
 
 #[test]

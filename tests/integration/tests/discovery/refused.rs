@@ -2,9 +2,9 @@
 
 use crate::site::{CLOSED, Site, in_cgroup, refused, run_of};
 use anyhow::{Context, Result, ensure};
-use integration::{NOBODY, frozen, members, on_node, wait_for};
+use integration::{NOBODY, frozen, members, on_node, program, wait_for};
 use serde_json::Value;
-use std::{fs, os::unix::fs::chown};
+use std::{fs, os::unix::fs::chown, path::Path};
 
 #[test]
 fn an_owner_has_a_limit_and_what_does_not_fit_is_shown() -> Result<()> {
@@ -113,6 +113,36 @@ fn sessions_of_administrators_are_never_bounded_and_a_user_cannot_freeze_all() -
         ensure!(all.err.contains("nothing was frozen") && !frozen(&user)?, "{}", all.err);
         node.ctl(["freeze", "--all", "--reason", "x"])?.expect(0)?;
         ensure!(frozen(&user)?, "not frozen");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_user_in_the_root_cgroup_starts_a_run_and_one_in_a_cgroup_of_a_rule_does_not() -> Result<()> {
+    let site = Site::new()?;
+    let rules = "[[discover]]\nname = \"jobs\"\nmatch = \"jobs/{job}\"\npolicy = \"missing\"\n";
+    on_node("disc-start", &site.settings("", rules), |node| {
+        let job = site.make("jobs/j1")?;
+        refused(node, &job, "no policy is named `missing`")?;
+        let (policy, out) = (node.file("open.toml"), node.file("out"));
+        fs::write(&policy, CLOSED)?;
+        let start = |cgroup: &Path, name: &str| -> Result<(bool, String)> {
+            let (ctl, socket) = (program("failsafectl")?, node.socket());
+            let command = format!(
+                "env FAILSAFE_SOCKET={} {} run -q -n {name} -p {} -- true 2> {}",
+                socket.display(),
+                ctl.display(),
+                policy.display(),
+                out.display()
+            );
+            let ended = in_cgroup(cgroup, NOBODY, &command)?.wait()?;
+            Ok((ended.success(), fs::read_to_string(&out)?))
+        };
+        let (started, err) = start(node.mount(), "free")?;
+        ensure!(started, "{err}");
+        let (started, err) = start(&job, "kept")?;
+        ensure!(!started && err.contains("rule jobs of discovery has cgroup jobs/j1: a run of your own"), "{err}");
+        ensure!(err.contains("start it from a cgroup that no rule has"), "{err}");
         Ok(())
     })
 }

@@ -37,6 +37,46 @@ fn an_empty_discovered_run_keeps_its_id_and_its_freeze_over_a_restart() -> Resul
 }
 
 #[test]
+fn an_owner_that_became_known_later_keeps_the_run_and_its_decisions_over_restarts() -> Result<()> {
+    let site = Site::new()?;
+    on_node("disc-owner", &site.settings("", SLURM), |node| {
+        let user = site.make("system.slice/slurmstepd.scope/job_8/step_0/user")?;
+        let run = run_of(node, &user)?;
+        let id = run["id"].as_str().context("an id")?;
+        ensure!(run["owner_uid"].is_null(), "nobody is in it yet: {run}");
+        let mut process = in_cgroup(&user, NOBODY, "sleep 300")?;
+        wait_for("the owner is known", || Ok(node.run(id)?["owner_uid"] == NOBODY))?;
+        node.ctl(["freeze", id, "--reason", "look at it"])?.expect(0)?;
+        // Its owner reads the decision, and the page has the owner.
+        let explained = |node: &integration::Node| -> Result<()> {
+            let page = node.ctl_as(NOBODY, ["explain", id])?.expect(0)?.out;
+            ensure!(page.contains(&format!("of user {NOBODY}")), "{page}");
+            Ok(())
+        };
+        explained(node)?;
+        node.kill9()?;
+        node.restart()?;
+        ensure!(node.run(id)?["owner_uid"] == NOBODY, "the log has the owner");
+        explained(node)?;
+        fs::write(user.join("cgroup.kill"), "1")?;
+        process.wait()?;
+        fs::remove_dir(&user)?;
+        wait_for("the run ends", || Ok(node.run(id)?["state"] == "ended"))?;
+        let learnt = node.events_of(id)?;
+        let learnt = learnt.iter().filter(|e| e["body"]["type"] == "run-owner").count();
+        ensure!(learnt == 1, "{learnt} entries about the owner");
+        node.stop()?;
+        node.restart()?;
+        let described = node.ctl_as(NOBODY, ["describe", id])?.expect(0)?.out;
+        ensure!(described.contains(&NOBODY.to_string()) && !described.contains("not verified"), "{described}");
+        explained(node)?;
+        let health = node.ctl(["node", "health"])?.out;
+        ensure!(!health.contains("run-record-changed"), "{health}");
+        node.log_is_whole()
+    })
+}
+
+#[test]
 fn a_step_of_a_job_is_bounded_when_it_is_made_and_its_slurmstepd_is_not() -> Result<()> {
     let site = Site::new()?;
     on_node("disc", &site.settings("", SLURM), |node| {

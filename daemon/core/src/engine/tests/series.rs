@@ -39,6 +39,28 @@ impl Bench {
 }
 
 #[test]
+fn the_last_metrics_are_those_of_each_rank_where_a_rule_judges_them_and_are_bounded() {
+    let mut b = bench("above = 50.0", "");
+    b.rank(1, "0", 2.0);
+    b.rank(2, "1", 3.0);
+    b.rank(3, "1", 4.0);
+    for (ms, rank) in [(4, "0"), (5, "1")] {
+        b.signal(ms, Subject::Run(b.run), Kind::Metric("step_time".into()), claimed(rank, 9.0));
+    }
+    b.signal(6, Subject::Run(b.run), Kind::Memory, Value::Integer(1));
+    let (seen, more) = b.state.last_metrics(b.run, 64);
+    let seen: Vec<_> = seen.iter().map(|it| (it.kind.to_string(), it.value.clone(), it.at)).collect();
+    let loss = |rank, value, ms| ("metric.loss".to_owned(), claimed(rank, value), at(ms));
+    let expected = [loss("0", 2.0, 1), loss("1", 4.0, 3), ("metric.step_time".to_owned(), claimed("1", 9.0), at(5))];
+    assert_eq!((seen.as_slice(), more), (expected.as_slice(), 0));
+    let (seen, more) = b.state.last_metrics(b.run, 1);
+    assert_eq!((seen.len(), more), (1, 2));
+    b.ends("0");
+    assert_eq!(b.state.last_metrics(b.run, 64).0.len(), 2, "the process of the rank is gone");
+    assert!(b.state.last_metrics(RunId(uuid::Uuid::nil()), 64).0.is_empty());
+}
+
+#[test]
 fn a_healthy_rank_does_not_hide_one_that_diverges() {
     let mut b = bench("above = 50.0, for = \"100 ms\"", "");
     for n in 0..10 {
