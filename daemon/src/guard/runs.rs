@@ -292,6 +292,8 @@ impl Ebpf {
             self.own_programs_judge(run.slot, later)?;
         }
         let epoch = self.runs.get(&run.slot).map_or(0, |live| live.cfg.epoch);
+        let table = self.runs.get(&run.slot).ok_or(Error::Slot(run.slot))?.cfg.table;
+        self.object.learn(table, run.learnt)?;
         self.object.note_members((run.slot, epoch), run.cgroup, run.cgroup_id)?;
         if let Some(before) = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten() {
             self.take_over(run.slot, &before)?;

@@ -360,6 +360,7 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
         holder: Holder::Administrator,
         latch: 0,
         adopt: false,
+        learnt: &[],
     }
 }
 
