@@ -65,6 +65,7 @@ enum fs_run_flag {
 	FS_RUN_EXECS = 1 << 25, /* path entries, by path or inode, have an effect on exec */
 	FS_RUN_MAPS = 1 << 26,  /* ... on executable mappings */
 	FS_RUN_PROVISIONAL = 1 << 28, /* entered by fs_early_made, not yet registered: the programs at the root of discovery judge it */
+	FS_RUN_EXEC_ONCE = 1 << 29, /* what an entry only observes of an exec is reported by the exec alone: no rule asks for its verdict */
 	FS_RUN_OPENS = 1 << 27, /* ... on opening for reading or writing: without it an open costs a look-up of its run */
 };
 
@@ -250,6 +251,8 @@ struct fs_exec {
 
 struct fs_fork {
 	struct fs_hdr hdr;
+	__u64 entry_ino; /* the inode entry, of the file or a folder around it, that matches and has no event of its own; 0 = none */
+	__u64 entry_dev;
 	__u64 child_start_boottime_ns;
 	__u64 child_cgroup_id;
 	__u32 child_pid;

@@ -76,6 +76,7 @@ fn constants_agree_with_the_header() {
         ("FS_RUN_EXEC_WAITS", abi::run_flag::EXEC_WAITS),
         ("FS_RUN_LIFE_WAITS", abi::run_flag::LIFE_WAITS),
         ("FS_RUN_SEEN_EXEC", abi::run_flag::SEEN_EXEC),
+        ("FS_RUN_EXEC_ONCE", abi::run_flag::EXEC_ONCE),
         ("FS_RUN_PATHS", abi::run_flag::PATHS),
         ("FS_RUN_INODES", abi::run_flag::INODES),
         ("FS_RUN_PROTECT", abi::run_flag::PROTECT),

@@ -232,7 +232,10 @@ impl Ebpf {
     }
 
     pub(super) fn cfg_flags(&self, egress: &EgressPolicy, rules: &Rules, watch: Watch, tables: &Tables) -> u32 {
-        self.flags(egress, watch) | rule_flags(rules, tables) | self.seen_exec(tables)
+        // Only where an event of the exec itself follows.
+        let once = rules.exec_once && watch.exec != Delivery::Never && self.object.is_loaded("fs_exec");
+        let once = if once { run_flag::EXEC_ONCE } else { 0 };
+        self.flags(egress, watch) | rule_flags(rules, tables) | self.seen_exec(tables) | once
     }
 
     fn flags(&self, policy: &EgressPolicy, watch: Watch) -> u32 {

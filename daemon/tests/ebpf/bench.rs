@@ -331,6 +331,8 @@ pub static NO_RULES: Rules = Rules {
     watch: 0,
     deny: 0,
     stop: 0,
+    exec_once: false,
+    observing: false,
     paths: Vec::new(),
     exec: None,
     families: Vec::new(),

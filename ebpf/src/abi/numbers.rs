@@ -78,6 +78,8 @@ pub mod run_flag {
     pub const OPENS: u32 = 1 << 27;
     /// It was bound at the creation of its cgroup, and is not registered yet.
     pub const PROVISIONAL: u32 = 1 << 28;
+    /// What an entry only observes of an exec is reported by the exec alone.
+    pub const EXEC_ONCE: u32 = 1 << 29;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
