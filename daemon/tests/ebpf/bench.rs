@@ -360,9 +360,9 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
         rules: &NO_RULES,
         watch: Watch::default(),
         holder: Holder::Administrator,
+        learnt: &[],
         latch: 0,
         adopt: false,
-        learnt: &[],
     }
 }
 

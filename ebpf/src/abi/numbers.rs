@@ -94,6 +94,18 @@ pub mod effect {
     pub const STOP: u8 = 3;
 }
 
+/// In which modes the kernel has had a run (`enum fs_mode`).
+pub mod mode {
+    /// It was bounded.
+    pub const ENFORCED: u32 = 1 << 0;
+    /// It was only observed.
+    pub const OBSERVED: u32 = 1 << 1;
+    /// It is only observed now.
+    pub const OBSERVES: u32 = 1 << 2;
+    /// It is not known of the time before.
+    pub const UNKNOWN: u32 = 1 << 3;
+}
+
 /// Bits of a run's latch (`enum fs_latch`).
 pub mod latch {
     /// Everything that could leave the host is refused.
