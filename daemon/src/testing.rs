@@ -71,5 +71,6 @@ pub fn wanted(name: &str) -> Wanted {
         mig: Default::default(),
         owner_uid: 0,
         unlimited: true,
+        learnt: Vec::new(),
     }
 }

@@ -201,6 +201,68 @@ fn a_cgroup_that_vanishes_mid_freeze_is_reported_as_vanished() -> Result<()> {
     Ok(())
 }
 
+/// A cgroup of the v1 freezer that is this test's own; dropped, it is thawed and removed.
+struct V1Freezer(std::path::PathBuf);
+
+impl V1Freezer {
+    /// `None`: this host has no such hierarchy.
+    fn make() -> Result<Option<V1Freezer>> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let of_freezer = |line: &&str| {
+            let mut words = line.split(' ').skip(2);
+            words.next() == Some("cgroup") && words.next().is_some_and(|o| o.split(',').any(|o| o == "freezer"))
+        };
+        let Some(mount) = mounts.lines().find(of_freezer).and_then(|line| line.split(' ').nth(1)) else {
+            return Ok(None);
+        };
+        let path = Path::new(mount).join(format!("failsafe-test-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        Ok(Some(V1Freezer(path)))
+    }
+
+    fn set(&self, state: &str) -> Result<()> {
+        std::fs::write(self.0.join("freezer.state"), state)?;
+        until(state, || Ok(std::fs::read_to_string(self.0.join("freezer.state"))?.trim() == state))
+    }
+}
+
+impl Drop for V1Freezer {
+    fn drop(&mut self) {
+        // Its process goes home first, so that the folder can be removed.
+        let home = self.0.parent().unwrap_or(&self.0).join("cgroup.procs");
+        let _thawed = self.set("THAWED");
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _moved = std::fs::write(&home, pid);
+        }
+        if let Err(error) = std::fs::remove_dir(&self.0) {
+            eprintln!("left behind: {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_task_that_a_v1_freezer_holds_is_named_with_that_freezer() -> Result<()> {
+    let mut run = TestCgroup::new("v1-freezer")?;
+    let Some(freezer) = V1Freezer::make()? else {
+        skip::skip("this host has no cgroup v1 freezer");
+        return Ok(());
+    };
+    let path = run.cgroup.path().to_owned();
+    run.spinners(&path, 2)?;
+    let pid = run.pid(0)?;
+    std::fs::write(freezer.0.join("cgroup.procs"), pid.to_string())?;
+    freezer.set("FROZEN")?;
+    let name = format!("/failsafe-test-{}", std::process::id());
+    until("nobody else holds the freeze up", || {
+        let outcome = freeze(&run.cgroup, within(100));
+        let FreezeOutcome::Partial { culprits, .. } = &outcome else { bail!("{outcome:?}") };
+        let first = culprits.first().context("nobody is named")?;
+        Ok(culprits.len() == 1 && first.pid == pid && first.freezer.as_ref() == Some(&name))
+    })?;
+    freezer.set("THAWED")?;
+    until("it is frozen by this freeze", || Ok(frozen(&freeze(&run.cgroup, within(1000))).is_ok()))
+}
+
 #[test]
 fn a_task_in_state_d_makes_the_freeze_partial_and_is_named() -> Result<()> {
     if std::process::Command::new("python3").arg("-V").output().is_err() {

@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 11
+#define FS_ABI_VERSION 12
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_LEVELS 64        /* a run's root lies at level 1 to 63 of the cgroup hierarchy; the root has level 0 */
@@ -65,6 +65,7 @@ enum fs_run_flag {
 	FS_RUN_EXECS = 1 << 25, /* path entries, by path or inode, have an effect on exec */
 	FS_RUN_MAPS = 1 << 26,  /* ... on executable mappings */
 	FS_RUN_PROVISIONAL = 1 << 28, /* entered by fs_early_made, not yet registered: the programs at the root of discovery judge it */
+	FS_RUN_EXEC_ONCE = 1 << 29, /* what an entry only observes of an exec is reported by the exec alone: no rule asks for its verdict */
 	FS_RUN_OPENS = 1 << 27, /* ... on opening for reading or writing: without it an open costs a look-up of its run */
 };
 
@@ -82,6 +83,14 @@ enum fs_latch {
 	FS_LATCH_STOP = 1 << 1,   /* exec, open, connect and egress are refused: set in the kernel by a stop rule */
 };
 
+/* In which modes the kernel has had a run. Programs do not read it: it lies here so that the next daemon knows it. */
+enum fs_mode {
+	FS_MODE_ENFORCED = 1 << 0, /* it was bounded */
+	FS_MODE_OBSERVED = 1 << 1, /* it was only observed */
+	FS_MODE_OBSERVES = 1 << 2, /* it is only observed now: what its policy denies is let through and reported */
+	FS_MODE_UNKNOWN = 1 << 3,  /* ... under an earlier daemon, of which this is not known */
+};
+
 /* runs: cgroup id of the run's root -> this */
 struct fs_run_cfg {
 	__u32 slot;
@@ -96,7 +105,7 @@ struct fs_run_cfg {
 	__u32 max_procs;     /* processes that may live at once; 0 = any number */
 	__u32 max_forks;     /* processes made a second; 0 = any number */
 	__u32 netns;         /* number of the network namespace in which name servers are believed; 0 = any */
-	__u32 pad;
+	__u32 modes;         /* enum fs_mode; for the next daemon */
 };
 
 /* Index 0: the daemon's sign of life. */
@@ -242,6 +251,8 @@ struct fs_exec {
 	__u32 argv_size; /* of all arguments */
 	__u16 file_len;
 	__u16 tail_len;
+	__u64 entry_ino; /* the inode entry, of the file or a folder around it, that matches and has no event of its own; 0 = none */
+	__u64 entry_dev;
 	char path[FS_PATH_MAX]; /* as given to execve */
 	char argv[FS_ARGV_MAX]; /* NUL-separated, from the new image's own memory */
 	char tail[FS_ARGV_MAX]; /* where argv is longer: its end */

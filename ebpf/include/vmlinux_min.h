@@ -150,6 +150,8 @@ struct vm_area_struct {
 };
 
 struct mm_struct {
+	struct file *exe_file;
+	unsigned long end_code;
 	unsigned long arg_start;
 	unsigned long arg_end;
 };
@@ -159,6 +161,7 @@ struct linux_binprm {
 	struct cred *cred;
 	const char *filename;
 	const char *interp;
+	char buf[256]; /* the beginning of the file */
 };
 
 struct signal_struct {

@@ -24,7 +24,7 @@ pub use sizes::*;
 pub use syscalls::SYSCALLS;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// Every mirrored type, of which the layout is compared with the object.
 #[must_use]

@@ -22,10 +22,56 @@ INLINE union effects file_effects(struct fs_run_cfg *run, __u64 file, struct roo
 	return all;
 }
 
-/* A path that cannot be told (no room, longer than 4096) where entries may forbid it is refused: it may be one of them. */
-INLINE bool resolved(struct path *path, struct room *r)
+/* How long a path is with its NUL. One that cannot be told (no room, longer than 4096) is refused where entries may forbid it: it may be
+ * one of them. */
+INLINE long resolved(struct path *path, struct room *r)
 {
-	return r && bpf_d_path(path, r->path, sizeof(r->path)) > 0;
+	long n = r ? bpf_d_path(path, r->path, sizeof(r->path)) : 0;
+
+	return n > 0 ? n : 0;
+}
+
+/* Whether the name that was given to execve is the resolved path in the room, with no link on the way. */
+static __noinline int given_is_resolved(struct room *r, __u64 filename)
+{
+	char *given;
+
+	if (!r)
+		return 0;
+	given = r->path + CLIMB_END;
+	if (bpf_probe_read_kernel_str(given, FS_PATH_MAX, (void *)filename) <= 0)
+		return 0;
+	for (int i = 0; i < FS_PATH_MAX; i++) {
+		if (r->path[i] != given[i])
+			return 0;
+		if (!given[i])
+			return 1;
+	}
+	return 0;
+}
+
+/* What is only observed, and is executed in the end, is reported once: by its exec, which says what was executed and with which
+ * arguments. It shows the given name, the resolved path of a program that is no script, and the entry that is kept here. What it would
+ * not show (a script by another name, a path too long for it) is reported at this hook. An exec that fails in the end is not reported. */
+INLINE bool left_to_exec(struct fs_run_cfg *run, struct linux_binprm *bprm, struct room *r, long n, const struct op *o)
+{
+	struct exec_entry entry = { .ino = o->b, .dev = o->c };
+	__u64 key = (__u64)bprm;
+	struct fs_counters *c;
+	char magic[4] = {};
+
+	if (!(run->flags & FS_RUN_EXEC_ONCE) || !r || n <= 0 || n >= FS_FILE_MAX)
+		return false;
+	bpf_probe_read_kernel(magic, sizeof(magic), bprm->buf);
+	if (!(magic[0] == 0x7f && magic[1] == 'E' && magic[2] == 'L' && magic[3] == 'F') &&
+	    !given_is_resolved(r, (__u64)BPF_CORE_READ(bprm, filename)))
+		return false;
+	if (bpf_map_update_elem(&exec_entries, &key, &entry, BPF_NOEXIST))
+		return false;
+	c = counters_of(run->slot);
+	if (c)
+		__sync_fetch_and_add(&c->observed_ops, 1);
+	return true;
 }
 
 SEC("lsm/bprm_check_security")
@@ -38,6 +84,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	struct room *r;
 	__u32 point;
 	int result = 0;
+	long n;
 
 	if (!run)
 		return 0;
@@ -58,13 +105,22 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	}
 	if (!(run->flags & FS_RUN_EXECS) && o.effect == FS_EFFECT_NONE && !is_held)
 		return 0;
+	/* Where an exec failed, its place in memory may be another's now. */
+	if (run->flags & FS_RUN_EXEC_ONCE && interp == filename) {
+		__u64 key = (__u64)bprm;
+
+		bpf_map_delete_elem(&exec_entries, &key);
+	}
 	r = room_take();
-	if (resolved(&bprm->file->f_path, r)) {
+	n = resolved(&bprm->file->f_path, r);
+	if (n) {
 		__u8 effect = file_effects(run, file, r).e.exec;
 
 		if (effect > o.effect) {
 			o.effect = effect;
 			tell_entry(run, (__u64)bprm->file->f_path.dentry, MEETS(USE_EXEC, effect), &o);
+			if (effect == FS_EFFECT_OBSERVE && !is_held && left_to_exec(run, bprm, r, n, &o))
+				o.effect = FS_EFFECT_NONE;
 		}
 		o.path = r->path;
 	} else if (run->flags & FS_RUN_EXECS) {
@@ -241,6 +297,14 @@ INLINE int memory(struct fs_run_cfg *run, __u32 point)
 	return o.effect ? settle(run, &o) : 0;
 }
 
+/* The program that is being executed, which bprm_check_security has judged: what is mapped of it before its code has a place. */
+INLINE bool being_executed(__u64 file)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return (__u64)BPF_CORE_READ(task, mm, exe_file) == file && !BPF_CORE_READ(task, mm, end_code);
+}
+
 #define MEMORY_POINTS (POINT(FS_POINT_MEM_ANONYMOUS) | POINT(FS_POINT_MEM_MEMFD) | POINT(FS_POINT_MEM_WRITE_EXEC))
 
 SEC("lsm/mmap_file")
@@ -277,6 +341,8 @@ int BPF_PROG(fs_lsm_mmap_file, struct file *file, unsigned long reqprot, unsigne
 	/* Not refused where it cannot be told, as a program must have its libraries: its opening was judged. */
 	if (resolved(&file->f_path, r)) {
 		o.effect = file_effects(run, f, r).e.map;
+		if (o.effect == FS_EFFECT_OBSERVE && being_executed(f))
+			o.effect = FS_EFFECT_NONE;
 		if (o.effect)
 			tell_entry(run, (__u64)file->f_path.dentry, MEETS(USE_MAP, o.effect), &o);
 		o.path = r->path;

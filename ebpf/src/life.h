@@ -47,8 +47,10 @@ INLINE void member_gone(__u32 tgid)
 }
 
 /* What is executed by the name that was given, or by its resolved path (RESOLVED says what the entries make of that), is told by its
- * exec. What a rule knows by another name, or as the interpreter of a script, is told here. */
-INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool script, union effects resolved)
+ * exec, with the ENTRY that knows it by inode. What a rule knows by another name alone, or as the interpreter of a script, is told
+ * here. */
+INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool script, union effects resolved,
+			struct exec_entry *entry)
 {
 	struct op o = { .what = FS_OP_EXEC, .via = FS_VIA_TRACEPOINT };
 	__u64 dentry = (__u64)bprm->file->f_path.dentry;
@@ -63,6 +65,11 @@ INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool 
 	if (resolved.e.exec > named.e.exec)
 		named.e.exec = resolved.e.exec;
 	o.effect = dentry_effects(run, dentry).e.exec;
+	if (o.effect && o.effect <= named.e.exec) {
+		tell_entry(run, dentry, MEETS(USE_EXEC, o.effect), &o);
+		entry->ino = o.b;
+		entry->dev = o.c;
+	}
 	if (script) {
 		bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->interp);
 		more.word = run->flags & FS_RUN_PATHS ? path_effects(run->table, r) : 0;
@@ -101,7 +108,7 @@ INLINE void seen_root(struct fs_run_cfg *run, __u8 via)
 
 /* Where no LSM program could refuse it, a stop rule takes hold here: before the new image runs. */
 INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags,
-		       union effects resolved)
+		       union effects resolved, struct exec_entry *entry)
 {
 	__u32 tgid = p->tgid, euid = p->cred->euid.val;
 	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
@@ -118,7 +125,7 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct lin
 		latch_stop(run);
 		stop_caller(run);
 	} else if (run->flags & FS_RUN_SEEN_EXEC) {
-		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT, resolved);
+		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT, resolved, entry);
 	}
 	if (!m)
 		return;
@@ -172,7 +179,7 @@ INLINE void exec_file(struct fs_exec *e, struct room *r, __u32 at)
 }
 
 INLINE void exec_event(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags,
-		       struct room *r, __u32 at)
+		       struct room *r, __u32 at, const struct exec_entry *entry)
 {
 	struct fs_exec *e = event_new(run, FS_EXEC, sizeof(*e));
 	long n;
@@ -181,6 +188,8 @@ INLINE void exec_event(struct fs_run_cfg *run, struct task_struct *p, struct lin
 		return;
 	subject_current(&e->hdr);
 	e->flags = flags;
+	e->entry_ino = entry->ino;
+	e->entry_dev = entry->dev;
 	n = bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
 	e->path_len = n > 0 ? n - 1 : 0;
 	if (n == sizeof(e->path))
@@ -195,11 +204,21 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 {
 	struct fs_run_cfg *run = run_of_current();
 	union effects resolved = { .word = 0 };
+	struct exec_entry entry = {};
 	__u32 flags = 0, at = CLIMB_END;
 	struct room *r;
 
 	if (!run)
 		return 0;
+	if (run->flags & FS_RUN_EXEC_ONCE) {
+		__u64 key = (__u64)bprm;
+		struct exec_entry *kept = bpf_map_lookup_elem(&exec_entries, &key);
+
+		if (kept) {
+			entry = *kept;
+			bpf_map_delete_elem(&exec_entries, &key);
+		}
+	}
 	r = room_take();
 	if (r)
 		at = file_path(r, (__u64)bprm->file, (__u64)p);
@@ -211,9 +230,9 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 		flags |= FS_EXEC_UNLINKED;
 	if (bprm->interp != bprm->filename)
 		flags |= FS_EXEC_SCRIPT;
-	exec_stops(run, p, bprm, flags, resolved);
+	exec_stops(run, p, bprm, flags, resolved, &entry);
 	if (run->flags & FS_RUN_WATCH_EXEC)
-		exec_event(run, p, bprm, flags, r, at);
+		exec_event(run, p, bprm, flags, r, at, &entry);
 	/* A verifier does not know what the compiler knows of it from an earlier comparison. */
 	barrier_var(r);
 	if (r)

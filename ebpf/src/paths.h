@@ -213,6 +213,21 @@ static __noinline int file_path(struct room *r, __u64 file, __u64 task)
 	return c.at;
 }
 
+/* The inode entry that an exec meets, from the hook that judges it to the event that reports it; by struct linux_binprm, which is the same
+ * from the beginning of the exec to its end. Where it is full, the hook reports for itself. */
+struct exec_entry {
+	__u64 ino;
+	__u64 dev;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct exec_entry);
+} exec_entries SEC(".maps");
+
 enum exec_kind { KIND_FILE, KIND_MEMFD, KIND_DELETED, KIND_SCRIPT };
 
 /* memfd or deleted: what has no name can only be told by its inode. */

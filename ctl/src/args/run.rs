@@ -131,6 +131,10 @@ pub struct RegisterArgs {
     /// network until it is moved back.
     #[arg(long)]
     pub accept_delegated: bool,
+    /// Keep open connections whose port and protocol a host entry of the allow-list allows. Each address then counts as one
+    /// of those hosts while the run lives. Without this, their packets are dropped from the registration on.
+    #[arg(long)]
+    pub adopt_connections: bool,
     #[command(flatten)]
     pub output: Output,
 }

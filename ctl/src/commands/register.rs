@@ -31,6 +31,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
         repair: args.new.repair,
         lineage: args.new.lineage.clone().unwrap_or_default(),
         accept_delegated: args.accept_delegated,
+        adopt_connections: args.adopt_connections,
         manifest,
         target,
     };
@@ -51,6 +52,46 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
             run.policy_digest,
             clean(&run.cgroup)
         ))?;
+        run.connections.iter().for_each(|open| eprintln!("failsafectl: {}", connection(open)));
     }
     Ok(Exit::Done)
+}
+
+/// What became of a connection that was open.
+fn connection(open: &pb::OpenConnection) -> String {
+    let what = format!("open connection to {} ({}, pid {})", clean(&open.remote), clean(&open.protocol), open.pid);
+    let hosts: Vec<String> = open.hosts.iter().map(|host| clean(host).to_string()).collect();
+    let hosts = hosts.join(", ");
+    match (open.kept, hosts.is_empty()) {
+        (true, _) => format!("{what}: kept; its address counts as one of {hosts}"),
+        (false, true) => format!("{what}: not on the allow-list, its packets are dropped"),
+        (false, false) => format!(
+            "{what}: not on the allow-list, its packets are dropped. If the address is one of {hosts}, register with \
+             --adopt-connections"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_cut_is_reported_with_what_would_keep_it() {
+        let open = |hosts: &[&str], kept| {
+            let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+            connection(&pb::OpenConnection {
+                remote: "203.0.113.1:443".into(),
+                protocol: "tcp".into(),
+                pid: 7,
+                hosts,
+                kept,
+            })
+        };
+        let cut = open(&["*.example.org"], false);
+        assert!(cut.starts_with("open connection to 203.0.113.1:443 (tcp, pid 7): not on the allow-list"), "{cut}");
+        assert!(cut.ends_with("one of *.example.org, register with --adopt-connections"), "{cut}");
+        assert!(!open(&[], false).contains("--adopt-connections"));
+        assert!(open(&["*.example.org"], true).ends_with("kept; its address counts as one of *.example.org"));
+    }
 }

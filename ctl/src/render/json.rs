@@ -65,6 +65,15 @@ pub fn run(run: &pb::Run) -> Value {
     });
     // Apart: the macro expands to no more.
     out["not_bounded"] = json!(run.not_bounded);
+    // Of the answer to a registration alone.
+    if !run.connections.is_empty() {
+        let open = run.connections.iter().map(|open| {
+            json!({
+                "remote": open.remote, "protocol": open.protocol, "pid": open.pid, "hosts": open.hosts, "kept": open.kept,
+            })
+        });
+        out["connections"] = open.collect();
+    }
     let found =
         run.found_gpus.iter().map(|found| json!({ "gpu": found.gpu, "by": gpu_by(found.by()), "pid": found.pid }));
     out["found_gpus"] = found.collect();

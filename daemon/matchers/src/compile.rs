@@ -130,7 +130,7 @@ fn entries_of(allow: &EgressAllow, nets: impl Iterator<Item = IpNet>) -> impl It
 /// refuse; the others are seen by programs of their own.
 #[must_use]
 pub fn rules(policy: &Policy, refusable: u64, resolver: &Resolver) -> Rules {
-    let mut out = Rules { protect: true, ..Rules::default() };
+    let mut out = Rules { protect: true, exec_once: !tells_observed_execs(policy), ..Rules::default() };
     for name in &policy.watch {
         out.watch |= WatchedCall::from_name(name).map_or(0, WatchedCall::mask);
     }
@@ -177,6 +177,18 @@ pub fn rules(policy: &Policy, refusable: u64, resolver: &Resolver) -> Rules {
         OnDead::DenyAll => Some(Dead { after_ns: policy.dead_after.0, all: true }),
     };
     out
+}
+
+/// Whether a rule, or who reads the events of a list that only observes, asks for the verdict `would-deny` of an exec.
+fn tells_observed_execs(policy: &Policy) -> bool {
+    let asks = |rule: &Rule| {
+        rule.when.events().iter().filter(|wanted| wanted.kind == EventKind::Exec).any(|wanted| {
+            wanted
+                .given(Field::Verdict)
+                .is_some_and(|any_of| named(any_of, "would-deny") || policy.observes(rule) && named(any_of, "denied"))
+        })
+    };
+    policy.exec.as_ref().is_some_and(|list| list.mode == Mode::Observe) || policy.rules.iter().any(asks)
 }
 
 /// Whether a rule stops the run when a budget is used up.

@@ -26,6 +26,13 @@ pub struct HostRule {
 }
 
 impl HostRule {
+    /// Whether it allows this port and protocol, at its addresses.
+    #[must_use]
+    pub fn allows(&self, port: u16, protocol: u8) -> bool {
+        self.protocol.is_none_or(|wanted| wanted.number() == protocol)
+            && (self.ports.is_empty() || self.ports.iter().any(|ports| ports.contains(&port)))
+    }
+
     /// Whether it is on this name.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {

@@ -12,6 +12,7 @@
 
 pub mod calls;
 pub mod compile;
+pub mod connections;
 pub mod egress;
 pub mod fold;
 pub mod hosts;

@@ -168,10 +168,7 @@ impl Rejudge {
     fn is_learnt(&self, address: IpAddr, port: u16, protocol: u8) -> bool {
         let of_address = self.learnt.get(&address).into_iter().flatten();
         let mut hosts = of_address.filter_map(|at| self.rules.hosts.get(*at));
-        hosts.any(|host| {
-            host.protocol.is_none_or(|wanted| wanted.number() == protocol)
-                && (host.ports.is_empty() || host.ports.iter().any(|ports| ports.contains(&port)))
-        })
+        hosts.any(|host| host.allows(port, protocol))
     }
 
     fn exec(&self, event: &Event) -> Result<Verdict, Unknown> {

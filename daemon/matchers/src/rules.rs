@@ -120,6 +120,10 @@ pub struct Rules {
     pub deny: u64,
     /// ... that stop the run.
     pub stop: u64,
+    /// No rule can tell an exec that is only observed from one that is allowed: it is reported once, by the exec itself.
+    pub exec_once: bool,
+    /// They are those of a run that is only observed: what its policy denies is let through.
+    pub observing: bool,
     /// Paths; those that are devices when the run begins are held by their numbers as well.
     pub paths: Vec<PathRule>,
     /// Programs that may run.

@@ -45,7 +45,8 @@ fn proof(fact: &str, seen: impl Into<String>) -> Proof {
 
 fn culprit(c: &Culprit) -> String {
     let at = c.wchan.as_deref().map(|w| format!(" in {w}")).unwrap_or_default();
-    format!("pid {} tid {} ({}) is in state {}{at}", c.pid, c.tid, c.comm, c.state)
+    let held = c.freezer.as_deref().map(|path| format!(", held by the cgroup v1 freezer {path}: thaw that first"));
+    format!("pid {} tid {} ({}) is in state {}{at}{}", c.pid, c.tid, c.comm, c.state, held.unwrap_or_default())
 }
 
 fn culprits(list: &[Culprit], what: &str) -> Vec<String> {

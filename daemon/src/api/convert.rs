@@ -5,7 +5,10 @@ use crate::{
     guard::{Via, kernel::KernelError},
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, grants, start::StartError, switch::Behind},
+    runs::{
+        FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, connections::OpenConnections, grants,
+        start::StartError, switch::Behind,
+    },
 };
 use failsafe_core::{
     GpuId, Mode, MonoTime,
@@ -295,4 +298,19 @@ pub(super) fn start_error(error: &StartError) -> Status {
         StartError::Cgroup(_) | StartError::Kernel(_) => ErrorReason::CgroupUnusable.status(message),
         StartError::Store(_) => ErrorReason::StorageUnavailable.status(message),
     }
+}
+
+/// The connections of a cgroup that was registered: those that its list does not name, where it drops their packets, and those that were
+/// kept.
+pub(super) fn connections(open: &OpenConnections, dropped: bool) -> Vec<v1::OpenConnection> {
+    let shown = open.unlisted.iter().filter(|one| dropped || open.keeps(one));
+    shown
+        .map(|one| v1::OpenConnection {
+            remote: one.connection.remote.to_string(),
+            protocol: if one.connection.protocol == 6 { "tcp" } else { "udp" }.into(),
+            pid: one.connection.pid,
+            hosts: one.hosts.clone(),
+            kept: open.keeps(one),
+        })
+        .collect()
 }

@@ -26,6 +26,7 @@ use crate::{
     runs::{
         FoundRun,
         canaries::Drawn,
+        connections::OpenConnections,
         delegation::Delegated,
         grants::grants,
         registrable,
@@ -34,7 +35,7 @@ use crate::{
     },
 };
 use failsafe_core::{
-    GpuId, Policy, RunId,
+    GpuId, Mode, Policy, RunId,
     canary::LABEL as CANARY,
     health::{Closed, Level, Target},
     policy::parse::parse,
@@ -173,6 +174,7 @@ impl v1::run_service_server::RunService for Runs {
             lineage,
             manifest,
             policy_name,
+            adopt_connections,
         } = request.into_inner();
         own_labels(&labels)?;
         let manifest = manifest::New::of_start(&manifest, &self.0)?;
@@ -214,7 +216,17 @@ impl v1::run_service_server::RunService for Runs {
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
         let gate = self.gate(None, &wanted, lineage, &Said::default()).await?;
+        // Last: what a process opens from here on until the run is bounded is not looked at.
+        let looked = move || {
+            let open = OpenConnections::of(&wanted.policy, &cgroup, adopt_connections);
+            (Wanted { learnt: open.learnt(), ..wanted }, cgroup, open)
+        };
+        let (wanted, cgroup, open) = self.0.work(share).read(share, looked).await?;
         let (live, unclaimed) = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
+        let dropped = live.mode() == Mode::Enforce;
+        if let Some(gap) = open.gap(live.run.id, dropped) {
+            deliver(&self.0, Message::Input(gap)).await?;
+        }
         if let Some(gate) = gate {
             let (context, live) = (self.0.clone(), live.clone());
             // The run exists and is bounded: it is not ended for this.
@@ -225,7 +237,9 @@ impl v1::run_service_server::RunService for Runs {
         }
         drop(turn);
         manifest::of_new(&self.0, &who, share, (live.run.id, unclaimed), manifest).await?;
-        self.shown(share, FoundRun::Live(live)).await
+        let mut shown = self.shown(share, FoundRun::Live(live)).await?;
+        shown.get_mut().connections = convert::connections(&open, dropped);
+        Ok(shown)
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
@@ -413,7 +427,7 @@ fn wanted(
 ) -> Wanted {
     let canary = canary.map(|label| (CANARY.to_owned(), label));
     let (labels, unlimited) = (labels.into_iter().chain(canary).collect(), who.admin);
-    Wanted { name, labels, policy, gpus: gpus.cards, mig: gpus.mig, owner_uid, unlimited }
+    Wanted { name, labels, policy, gpus: gpus.cards, mig: gpus.mig, owner_uid, unlimited, learnt: Vec::new() }
 }
 
 /// What a run is given.

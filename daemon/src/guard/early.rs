@@ -14,7 +14,7 @@ use std::path::Path;
 
 use aya::programs::Program;
 use failsafe_core::discover::Automaton;
-use failsafe_ebpf::abi::{self, early_state, run_flag};
+use failsafe_ebpf::abi::{self, early_state, mode, run_flag};
 use failsafe_matchers::egress::EgressPolicy;
 use failsafe_matchers::rules::Rules;
 use failsafe_matchers::tables::Tables;
@@ -131,7 +131,7 @@ impl Ebpf {
             max_procs: rules.max_procs,
             max_forks: rules.max_forks,
             netns: self.early.netns.get_or_insert_with(NetNs::of_host).number,
-            pad: 0,
+            modes: mode::ENFORCED,
         };
         self.early.tables.insert(rule, (table, tables));
         self.object.write_early_cfg(rule, Some(cfg))
@@ -308,7 +308,7 @@ impl Object {
             max_procs: 0,
             max_forks: 0,
             netns: 0,
-            pad: 0,
+            modes: 0,
         };
         let mut cfgs = self.array::<Pod<abi::RunCfg>>("early_cfgs")?;
         cfgs.set(rule, Pod(cfg.unwrap_or(UNUSED)), 0).map_err(Error::map("early_cfgs"))

@@ -179,7 +179,7 @@ impl Kernel {
     ) -> Result<Placed, KernelError> {
         #[cfg(test)]
         self.fails_in_a_test()?;
-        let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
+        let Compiled { egress, rules, watch, budgets, argv, tables, learnt, reserve } = compiled;
         let needs = self.needs(&rules);
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot: self.take_slot(needs)?, epoch: 0 }) };
         // Bound by the kernel when its cgroup was made: it stays in that slot. Nobody else puts a run there before this lock is released.
@@ -197,6 +197,7 @@ impl Kernel {
             egress: &egress,
             rules: &rules,
             watch,
+            learnt: &learnt,
             latch: adopted.unwrap_or(0),
             adopt: adopted.is_some() || self.is_left(home.cgroup_id),
         };
@@ -250,7 +251,7 @@ impl Kernel {
     pub fn replace(&self, run: RunId, (slot, epoch): (u32, u32), compiled: Compiled) -> Result<(), KernelError> {
         #[cfg(test)]
         self.fails_in_a_test()?;
-        let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
+        let Compiled { egress, rules, watch, budgets, argv, tables, reserve, .. } = compiled;
         let needs = self.needs(&rules);
         let Some(mut ebpf) = self.lock() else { return Ok(()) };
         if !ebpf.is_occupant(slot, epoch) {

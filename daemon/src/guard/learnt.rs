@@ -2,6 +2,7 @@
 
 use aya::maps::{HashMap, MapData};
 use failsafe_ebpf::abi;
+use std::net::IpAddr;
 
 use super::error::Error;
 use super::object::Object;
@@ -16,6 +17,25 @@ impl Object {
         let table = map.get(&0, 0).map_err(Error::map("last_table"))? + 1;
         map.set(0, table, 0).map_err(Error::map("last_table"))?;
         Ok(table)
+    }
+
+    /// Notes addresses as those of hosts of a list, by the hosts' bits.
+    pub(super) fn learn(&mut self, table: u32, addresses: &[(IpAddr, u64)]) -> Result<(), Error> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let mut learnt = self.learnt()?;
+        for (address, hosts) in addresses {
+            let (family, mut addr) = (if address.is_ipv4() { 4 } else { 6 }, [0; 16]);
+            match address {
+                IpAddr::V4(v4) => addr[..4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => addr = v6.octets(),
+            }
+            let key = Pod(abi::LearntKey { table, family, addr });
+            let now = learnt.get(&key, 0).unwrap_or(0);
+            learnt.insert(key, now | hosts, 0).map_err(Error::map("learnt"))?;
+        }
+        Ok(())
     }
 
     /// What was learnt under one list holds under the next, whose hosts have the same numbers.

@@ -55,6 +55,8 @@ pub struct PreviousRun {
     pub latch: u32,
     /// Its egress allow-list was enforced.
     pub enforced: bool,
+    /// In which modes it was and is ([`abi::mode`]).
+    pub modes: u32,
     /// Processes that a stop rule sent SIGSTOP and nobody woke.
     pub stopped: Vec<u32>,
     /// Processes that left it by their own hand, or were made by such, and live.
@@ -81,6 +83,9 @@ impl PreviousRun {
         self.foreign = self.foreign.or(older.foreign);
         self.latch |= older.latch;
         self.enforced |= older.enforced;
+        // What one of two generations refuses is refused.
+        let observes = self.modes & older.modes & abi::mode::OBSERVES;
+        self.modes = (self.modes | older.modes) & !abi::mode::OBSERVES | observes;
         self.stopped.extend(older.stopped);
         self.strays.extend(older.strays);
         self.spent.resize(self.spent.len().max(older.spent.len()), 0);
@@ -92,6 +97,11 @@ impl PreviousRun {
         self.tables.extend(older.tables);
         self.total = self.total.max(older.total);
         self.sampled = [self.sampled, older.sampled].into_iter().flatten().max_by_key(|(_, at)| *at);
+    }
+
+    /// Whether its policy's denials are only observed; `None`: that cannot be read.
+    pub fn observes(&self) -> Option<bool> {
+        self.foreign.is_none().then_some(self.modes & abi::mode::OBSERVES != 0)
     }
 
     /// What was counted in all its life.
@@ -189,6 +199,7 @@ impl Maps {
             foreign: None,
             latch: self.latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
+            modes: cfg.modes,
             stopped: processes(&self.stopped, |s| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
             strays: processes(&self.strays, |s| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
             spent: spent.collect::<Result<_, MapError>>()?,
@@ -230,6 +241,7 @@ pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<Pre
                 None => abi::latch::EGRESS,
             },
             enforced: false,
+            modes: abi::mode::UNKNOWN,
             stopped: Vec::new(),
             strays: Vec::new(),
             spent: Vec::new(),

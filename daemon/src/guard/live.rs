@@ -1,5 +1,6 @@
 //! A run as the guard is given it, and as it holds it.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi;
@@ -34,6 +35,8 @@ pub struct RunSpec<'a> {
     pub watch: Watch,
     /// In which share of the kernel's tables it is counted.
     pub holder: Holder,
+    /// Addresses that hosts of its list have from the first instant, by the hosts' bits.
+    pub learnt: &'a [(IpAddr, u64)],
     /// Its latch from the first instant ([`abi::latch`]), for a run that was so under an earlier daemon.
     pub latch: u32,
     /// Whether an earlier daemon's programs may guard it: what they hold and counted is taken over, see [`super::carry`].

@@ -70,5 +70,6 @@ pub use own::Own;
 pub use probe::{Group, ProgramState, ProgramStatus};
 pub use provisional::Provisional;
 pub use refusals::Sights;
+pub use resolver::of_node as node_resolver;
 pub use syscalls::Via;
 pub use totals::{Counted, Total};

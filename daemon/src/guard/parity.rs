@@ -119,7 +119,7 @@ fn run_of(root_id: u64) -> abi::RunCfg {
         max_procs: 0,
         max_forks: 0,
         netns: 0,
-        pad: 0,
+        modes: 0,
     }
 }
 

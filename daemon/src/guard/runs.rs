@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use aya::programs::Program;
-use failsafe_ebpf::abi::{self, run_flag};
+use failsafe_ebpf::abi::{self, mode, run_flag};
 use failsafe_matchers::egress::{EgressError, EgressMode, EgressPolicy, fold};
 use failsafe_matchers::rules::Rules;
 use failsafe_matchers::tables::{ALLOW, Tables};
@@ -48,6 +48,12 @@ impl Ebpf {
         })?;
         let early = self.provisional(run.cgroup_id).filter(|early| early.slot == run.slot);
         let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
+        let had = match &before {
+            Some(before) => before.modes,
+            None if run.adopt => mode::UNKNOWN,
+            // Bound since its cgroup was made.
+            None => early.map_or(0, |_| mode::ENFORCED),
+        };
         // A provisional entry has the namespace of the host, whatever that of the cgroup's processes is.
         let known = before.filter(|before| !before.provisional);
         let netns = match known.map_or(0, |before| before.netns) {
@@ -70,7 +76,7 @@ impl Ebpf {
             max_procs: run.rules.max_procs,
             max_forks: run.rules.max_forks,
             netns: netns.number,
-            pad: 0,
+            modes: modes(run.rules, had),
         };
         let live = Live {
             cfg,
@@ -95,6 +101,12 @@ impl Ebpf {
                 Err(e)
             }
         }
+    }
+
+    /// In which modes the kernel has had the run ([`mode`]); `None`: it is no occupant of the slot.
+    #[must_use]
+    pub fn modes(&self, slot: u32, epoch: u32) -> Option<u32> {
+        self.runs.get(&slot).filter(|live| live.cfg.epoch == epoch).map(|live| live.cfg.modes)
     }
 
     /// Whether a run has this root.
@@ -182,6 +194,7 @@ impl Ebpf {
             dead_after_ns: rules.dead.map_or(0, |d| d.after_ns),
             max_procs: rules.max_procs,
             max_forks: rules.max_forks,
+            modes: modes(rules, old.modes),
             ..old
         };
         // The map gets all of it in one write.
@@ -232,7 +245,10 @@ impl Ebpf {
     }
 
     pub(super) fn cfg_flags(&self, egress: &EgressPolicy, rules: &Rules, watch: Watch, tables: &Tables) -> u32 {
-        self.flags(egress, watch) | rule_flags(rules, tables) | self.seen_exec(tables)
+        // Only where an event of the exec itself follows.
+        let once = rules.exec_once && watch.exec != Delivery::Never && self.object.is_loaded("fs_exec");
+        let once = if once { run_flag::EXEC_ONCE } else { 0 };
+        self.flags(egress, watch) | rule_flags(rules, tables) | self.seen_exec(tables) | once
     }
 
     fn flags(&self, policy: &EgressPolicy, watch: Watch) -> u32 {
@@ -276,6 +292,8 @@ impl Ebpf {
         // While the programs at the root of discovery judge it, too, each packet would be taken from a budget twice.
         let later = if early { flags & run_flag::BUDGETS } else { 0 };
         self.swap_table(run.slot, tables, flags & !later)?;
+        let table = self.runs.get(&run.slot).ok_or(Error::Slot(run.slot))?.cfg.table;
+        self.object.learn(table, run.learnt)?;
         let mut missing = Vec::new();
         let wanted = |group| matches!(group, Group::Guard | Group::Meter) || (devices && group == Group::Device);
         for spec in PROGRAMS.iter().filter(|s| wanted(s.group)) {
@@ -398,6 +416,12 @@ const LOCAL: [u32; 5] = [
     abi::table::LISTEN_DENIED,
     abi::table::LISTEN_STOPS,
 ];
+
+/// The mode of these rules, and those that the run has `had`.
+fn modes(rules: &Rules, had: u32) -> u32 {
+    let now = if rules.observing { mode::OBSERVED | mode::OBSERVES } else { mode::ENFORCED };
+    (had & !mode::OBSERVES) | now
+}
 
 fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
     let dead = match rules.dead {

@@ -15,6 +15,7 @@ pub mod apart;
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod connections;
 pub mod device;
 pub mod heap;
 pub mod mounts;

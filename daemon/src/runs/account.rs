@@ -16,9 +16,10 @@ impl Registry {
         let count = live.policy.egress.as_ref().map_or(0, |egress| egress.budgets.len());
         let used = self.kernel.budgets_used(live.slot, live.epoch, count);
         let (destinations, others) = live.tally.lock().unwrap_or_else(PoisonError::into_inner).lines();
-        let mut account = of_policy(&live.policy, used.as_deref(), Some(live.seen_modes()));
+        let seen = self.seen_modes(live);
+        let mut account = of_policy(&live.policy, used.as_deref(), Some(seen));
         (account.totals, account.destinations, account.others) = (totals, destinations, others);
-        account.gaps = gaps(&account, live.part > 0, count > 0 && used.is_none());
+        account.gaps = gaps(&account, (live.part > 0).then_some(seen), count > 0 && used.is_none());
         account
     }
 }
@@ -40,7 +41,7 @@ pub fn of_totals(policy: Option<&Policy>, totals: Option<Totals>, why: &str) -> 
     account.budgets.clear();
     account.totals = totals;
     account.gaps = vec![format!("destinations and budgets are not known: {why}")];
-    account.gaps.extend(gaps(&account, false, false));
+    account.gaps.extend(gaps(&account, None, false));
     account
 }
 
@@ -78,7 +79,8 @@ fn of_policy(policy: &Policy, used: Option<&[(u64, u64)]>, seen: Option<SeenMode
     }
 }
 
-fn gaps(account: &Account, restarted: bool, budgets_unread: bool) -> Vec<String> {
+/// `restarted`: an earlier daemon had the run, and what is known of its modes.
+fn gaps(account: &Account, restarted: Option<SeenModes>, budgets_unread: bool) -> Vec<String> {
     let mut gaps = Vec::new();
     match account.totals {
         None => gaps.push("the kernel's counters could not be read".to_owned()),
@@ -91,11 +93,12 @@ fn gaps(account: &Account, restarted: bool, budgets_unread: bool) -> Vec<String>
             }
         }
     }
-    if restarted {
-        gaps.push(
-            "the daemon was restarted: attempts by destination, packets beyond budgets and the mode are those since then"
-                .to_owned(),
-        );
+    if let Some(seen) = restarted {
+        let what = match seen.unknown {
+            true => "attempts by destination, packets beyond budgets and the mode are those since then",
+            false => "attempts by destination and packets beyond budgets are those since then",
+        };
+        gaps.push(format!("the daemon was restarted: {what}"));
     }
     if budgets_unread {
         gaps.push("the budgets could not be read".to_owned());
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn an_allow_list_that_was_only_observed_is_never_called_enforced() {
         let closed = policy("[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"10.0.0.0/8\" }]\n");
-        let mode = |policy, enforced, observed| mode_of(policy, Some(SeenModes { enforced, observed }));
+        let mode = |policy, enforced, observed| mode_of(policy, Some(SeenModes { enforced, observed, unknown: false }));
         assert_eq!(mode(&closed, true, false), "enforce");
         assert_eq!(mode(&closed, false, true), "observe");
         assert_eq!(mode(&closed, true, true), "changed");
@@ -132,7 +135,7 @@ mod tests {
     fn the_account_names_the_budgets_of_the_policy_and_what_is_not_counted() {
         let text = "[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"10.0.0.0/8\" }]\n\
                     [[egress.budget]]\nname = \"store\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 MiB\"\n";
-        let enforced = SeenModes { enforced: true, observed: false };
+        let enforced = SeenModes { enforced: true, ..SeenModes::default() };
         let account = of_policy(&policy(text), Some(&[(700, 3)]), Some(enforced));
         assert_eq!((account.mode.as_str(), account.connections), ("enforce", Connections::NotCounted));
         let [budget] = &account.budgets[..] else { panic!("{account:?}") };
@@ -140,7 +143,10 @@ mod tests {
             (budget.name.as_str(), budget.limit, budget.bytes, budget.dropped),
             ("store", Some(1 << 20), 700, 3)
         );
-        let shown = gaps(&account, true, false).join("; ");
+        let unknown = SeenModes { unknown: true, ..enforced };
+        let mode_gap = |seen| gaps(&account, seen, false).iter().any(|gap| gap.contains("and the mode are those"));
+        assert_eq!([Some(unknown), Some(enforced), None].map(mode_gap), [true, false, false]);
+        let shown = gaps(&account, Some(unknown), false).join("; ");
         for gap in ["counters could not be read", "restarted", "no rule of the policy watches `connect`"] {
             assert!(shown.contains(gap), "{shown}");
         }
@@ -151,7 +157,7 @@ mod tests {
         let rule = "[[rule]]\nid = \"c\"\nrationale = \"r\"\nowner = \"o\"\nwhen = { event = \"connect\" }\nactions = [\"notify\"]\n";
         let account = of_policy(&policy(rule), None, None);
         assert_eq!((account.mode.as_str(), account.connections), ("none", Connections::Counted));
-        assert!(!gaps(&account, false, false).join(";").contains("no rule"));
+        assert!(!gaps(&account, None, false).join(";").contains("no rule"));
         let lost = Totals { events_lost: 7, ..Totals::default() };
         let account = of_totals(None, Some(lost), "no daemon watched the end");
         assert!(account.gaps[0].contains("no daemon watched") && account.gaps[1].contains("7 events were lost"));

@@ -260,6 +260,7 @@ impl Registry {
         let previous = previous.ok().flatten();
         let root = previous.map(|previous| previous.root_id).or(candidate.root);
         let latch = previous.is_some_and(|previous| previous.latch != 0);
+        let observed = previous.and_then(PreviousRun::observes);
         let (why, full) = match (adoption::decide(&facts), known.clone(), policy, &cgroup) {
             (Plan::End(why), known, ..) => match self.let_go(&candidate, known, cgroup.as_ref(), previous, &why, now) {
                 Ok(departed) => return AdoptionResult::Ended(departed),
@@ -285,7 +286,14 @@ impl Registry {
             }
             (Plan::Judge { .. }, ..) => ("its record, policy or cgroup is missing".into(), false),
         };
-        AdoptionResult::Guarded(Box::new(self.guard(candidate, known, cgroup, (root, latch), (why, full), now.boot_id)))
+        AdoptionResult::Guarded(Box::new(self.guard(
+            candidate,
+            known,
+            cgroup,
+            (root, latch, observed),
+            (why, full),
+            now.boot_id,
+        )))
     }
 
     /// The cgroup2 mount.

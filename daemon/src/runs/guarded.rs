@@ -49,6 +49,8 @@ pub struct GuardedRun {
     pub full: bool,
     /// The cgroup that earlier daemons' programs bound; `None`: nothing in the kernel bounds it.
     pub(super) root: Option<u64>,
+    /// Those programs only observe it: they refuse nothing of its policy. `None`: that cannot be read.
+    pub(super) observed: Option<bool>,
     /// Nothing leaves it: the latch of those programs is on.
     pub latched: bool,
     /// Events of it that were read and judged by nobody.
@@ -85,10 +87,13 @@ impl GuardedRun {
 
     /// The same in one line, for lists.
     pub fn reason(&self) -> String {
-        match self.is_bounded() {
-            true => format!("{GUARDED}: {}", self.why),
-            false => format!("{GUARDED}, and nothing in the kernel bounds it: {}", self.why),
-        }
+        let bounds = match (self.is_bounded(), self.observed) {
+            (false, _) => ", and nothing in the kernel bounds it",
+            (true, Some(true)) => ", and the kernel only observes it: it refuses nothing",
+            (true, None) => ", and whether the kernel only observes it cannot be read (another version left it)",
+            (true, Some(false)) => "",
+        };
+        format!("{GUARDED}{bounds}: {}", self.why)
     }
 
     /// Whether all its processes stand still; false where that cannot be read.
@@ -221,9 +226,19 @@ impl Registry {
         let first: Vec<String> = guarded.iter().take(3).map(one).collect();
         let more = guarded.len().saturating_sub(first.len());
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let observed: Vec<&str> =
+            guarded.iter().filter(|run| run.observed == Some(true)).map(|run| run.run.name.as_str()).collect();
+        let observed = match observed.as_slice() {
+            [] => String::new(),
+            all => format!(
+                "; the kernel only observes {} and refuses nothing: {}",
+                all.len(),
+                all[..all.len().min(3)].join(", ")
+            ),
+        };
         (!first.is_empty()).then(|| {
             format!(
-                "{} bounded by the kernel and judged by nobody: {}{more}; see `failsafectl list`",
+                "{} bounded by the kernel and judged by nobody: {}{more}{observed}; see `failsafectl list`",
                 count(guarded.len()),
                 first.join(", ")
             )

@@ -16,6 +16,7 @@ pub mod bounds;
 pub mod canaries;
 mod checked;
 pub mod claims;
+pub mod connections;
 pub mod delegation;
 mod departed;
 mod disk;

@@ -2,8 +2,9 @@
 //! and an administrator's temporary order.
 //!
 //! Owns the order, and its file `mode.json` in the state folder: it survives restarts and ends by itself. Invariants: whoever makes the
-//! runs fewer that are bounded does so for a bounded time, by the wall clock and by the clock of the boot, whichever is over first; its
-//! end needs no disk; an order that cannot be read, or that was given in the future, does not count; a run of a rule that the
+//! runs fewer that are bounded does so for a bounded time, by the wall clock and by the clock of the boot, whichever is over first, also
+//! over a reboot: the time of the file says how far the wall clock had come, and the rest counts by the clock of the new boot; its end
+//! needs no disk; an order that cannot be read, or that was given in the future, does not count; a run of a rule that the
 //! configuration lacks is bounded as the node says.
 
 use super::{
@@ -25,6 +26,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, UNIX_EPOCH},
 };
 
 /// A time, by both clocks.
@@ -78,8 +80,18 @@ impl Temporary {
         }
     }
 
-    /// Whether it holds. One from the future means that the wall clock was set back: it would hold for longer than was asked. In a later
-    /// boot only the wall clock is left.
+    /// The same order in the boot of `now`, if that is another than the one in which it was given. `reached_ns`: the wall clock has been
+    /// there; who sets it back prolongs nothing.
+    fn in_boot(mut self, now: &Moment, reached_ns: i64) -> Temporary {
+        if self.boot_id != now.boot_id {
+            let rest = self.until_ns.saturating_sub(now.wall_ns.max(reached_ns));
+            self.until_boot_ns = Some(now.boot_ns.saturating_add(u64::try_from(rest).unwrap_or(0)));
+            self.boot_id.clone_from(&now.boot_id);
+        }
+        self
+    }
+
+    /// Whether it holds. One from the future means that the wall clock was set back: it would hold for longer than was asked.
     fn holds(&self, now: &Moment) -> bool {
         let over = self.boot_id == now.boot_id && self.until_boot_ns.is_some_and(|until| now.boot_ns >= until);
         (self.since_ns..self.until_ns).contains(&now.wall_ns) && !over
@@ -111,14 +123,23 @@ impl Modes {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
         };
-        let (found, wrong) = match read {
+        let (found, mut wrong) = match read {
             Ok(found) => (found, None),
             Err(why) => (None, Some(format!("{} does not count: {why}: policies are enforced", file.display()))),
         };
-        let (holds, found_over) = match found {
+        let rebased = found.clone().map(|order| order.in_boot(now, reached(&file)));
+        let (holds, found_over) = match rebased {
             Some(order) if order.holds(now) => (Some(order), None),
-            over => (None, over),
+            _ => (None, found.clone()),
         };
+        // The next start in this boot has the same end.
+        if holds.is_some()
+            && holds != found
+            && let Err(error) = write_json(&file, &holds)
+        {
+            let why = chain(&error);
+            wrong = Some(format!("{}: the end of the order in this boot cannot be stored: {why}", file.display()));
+        }
         let rules = rules.iter().map(|rule| (rule.name.clone(), rule.mode)).collect();
         let stale = AtomicBool::new(found_over.is_some());
         let (file, boot_id, temporary) = (Some(file), now.boot_id.clone(), Mutex::new(holds));
@@ -206,10 +227,33 @@ impl Modes {
         Ok(())
     }
 
+    /// Has the file of an order say how far the wall clock has come, for a start after a reboot. May hang with the disk.
+    pub fn note_time(&self) {
+        let (Some(file), Ok(_disk)) = (&self.file, self.disk.try_lock()) else { return };
+        if self.lock().is_none() || self.is_stale() {
+            return;
+        }
+        let now = UNIX_EPOCH + Duration::from_nanos(u64::try_from(clock::wall_ns()).unwrap_or(0));
+        let noted = File::options().write(true).open(file).and_then(|open| match open.metadata()?.modified()? < now {
+            true => open.set_modified(now),
+            false => Ok(()),
+        });
+        if let Err(error) = noted {
+            tracing::warn!(file = %file.display(), %error, "the time of an order to observe cannot be noted");
+        }
+    }
+
     /// Whether the order that holds is over at this time.
     pub fn is_over(&self, now: &Moment) -> bool {
         self.lock().as_ref().is_some_and(|order| !order.holds(now))
     }
+}
+
+/// How far the wall clock had come when the file was written or [`Modes::note_time`] was called last; 0: not known.
+fn reached(file: &Path) -> i64 {
+    let modified = fs::metadata(file).and_then(|found| found.modified()).ok();
+    let since = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -274,8 +318,6 @@ mod tests {
             let over = (!holds).then(order);
             assert_eq!((modes.temporary().is_some(), modes.found_over(), wrong), (holds, over.as_ref(), None));
         }
-        let later = Moment { boot_id: "c".into(), ..at(15, 500) };
-        assert!(open(&later).0.temporary().is_some(), "the clock of another boot says nothing");
         let (modes, _) = open(&at(15, 105));
         assert!(!modes.is_over(&at(19, 109)) && modes.is_over(&at(20, 105)) && modes.is_over(&at(9, 105)));
         assert!(modes.is_over(&at(15, 110)), "the wall clock was set back");
@@ -289,6 +331,52 @@ mod tests {
         std::fs::remove_file(folder.path().join("mode.json")).unwrap();
         std::fs::create_dir(folder.path().join("mode.json")).unwrap();
         assert!(open(&at(15, 105)).1.is_some(), "a folder is no order");
+    }
+
+    #[test]
+    fn after_a_reboot_an_order_lasts_no_longer_than_its_rest_whoever_sets_the_clock_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mode.json");
+        let open = |now: &Moment| Modes::open(Mode::Enforce, &rules(), folder.path(), now).0;
+        let reached = |at: u64| File::open(&file).unwrap().set_modified(UNIX_EPOCH + Duration::from_nanos(at)).unwrap();
+        let boot = |id: &str, wall_ns, boot_ns| Moment { boot_id: id.into(), ..at(wall_ns, boot_ns) };
+        give(&open(&at(0, 0)));
+        reached(13);
+        // The wall clock says 11, and had come to 13: 7 are left.
+        let modes = open(&boot("c", 11, 500));
+        assert_eq!(modes.temporary().unwrap().until_boot_ns, Some(507));
+        assert!(!modes.is_over(&boot("c", 11, 506)) && modes.is_over(&boot("c", 11, 507)));
+        // Another start in that boot has the same end, whatever the wall clock says then.
+        assert_eq!(open(&boot("c", 10, 503)).temporary().unwrap().until_boot_ns, Some(507));
+        assert_eq!(open(&boot("c", 10, 507)).temporary(), None);
+        // The wall clock went on while the machine was off.
+        reached(13);
+        assert_eq!(open(&boot("d", 18, 40)).temporary().unwrap().until_boot_ns, Some(42));
+        reached(25);
+        let modes = open(&boot("e", 11, 40));
+        assert!(modes.temporary().is_none() && modes.found_over().is_some(), "its time was over before the reboot");
+    }
+
+    #[test]
+    fn the_file_of_an_order_says_how_far_the_wall_clock_has_come_and_never_goes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mode.json");
+        let now = Moment::now("b");
+        let (modes, _) = Modes::open(Mode::Enforce, &rules(), folder.path(), &now);
+        let order = Temporary::new(&now, 3_600_000_000_000, "rollout".into(), Actor::Daemon);
+        modes.store(&order).unwrap();
+        modes.set(Some(order));
+        let set = |at: i64| {
+            let at = UNIX_EPOCH + Duration::from_nanos(u64::try_from(at).unwrap());
+            File::open(&file).unwrap().set_modified(at).unwrap();
+        };
+        set(now.wall_ns - 1_000_000_000);
+        modes.note_time();
+        assert!(reached(&file) >= now.wall_ns);
+        let later = now.wall_ns + 3_600_000_000_000;
+        set(later);
+        modes.note_time();
+        assert_eq!(reached(&file), later);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use failsafe_core::{
 use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
@@ -57,6 +58,8 @@ pub struct Wanted {
     pub owner_uid: u32,
     /// Whether the per-user limit does not hold.
     pub unlimited: bool,
+    /// Addresses that hosts of its list have from the first instant, by the hosts' bits: of connections that are kept.
+    pub learnt: Vec<(IpAddr, u64)>,
 }
 
 /// Where it is to run.
@@ -197,6 +200,7 @@ impl Registry {
             incidents: 0,
             contained: Contained::default(),
         };
+        prepared.now = prepared.now.with_learnt(wanted.learnt);
         let policy = Arc::new(wanted.policy);
         let holder = match wanted.owner_uid {
             uid if discovered => Holder::Discovered(uid),

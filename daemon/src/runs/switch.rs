@@ -10,6 +10,7 @@
 use super::{LiveRun, Registry, modes::Temporary};
 use crate::guard::kernel::{Compiled, KernelError};
 use failsafe_core::{Mode, Policy};
+use failsafe_ebpf::abi::mode;
 use std::{
     fmt,
     sync::{
@@ -48,9 +49,17 @@ pub struct SeenModes {
     pub enforced: bool,
     /// It was only watched.
     pub observed: bool,
+    /// An earlier daemon had it, and its modes then are not known.
+    pub unknown: bool,
 }
 
 impl SeenModes {
+    /// As the kernel's map has them.
+    pub(super) fn of_kernel(modes: u32) -> SeenModes {
+        let has = |bit| modes & bit != 0;
+        SeenModes { enforced: has(mode::ENFORCED), observed: has(mode::OBSERVED), unknown: has(mode::UNKNOWN) }
+    }
+
     fn add(&mut self, mode: Mode) {
         match mode {
             Mode::Enforce => self.enforced = true,
@@ -115,8 +124,8 @@ impl LiveRun {
     }
 
     /// The modes in which the kernel has had it since this daemon has it.
-    pub fn seen_modes(&self) -> SeenModes {
-        self.switch.kernel().seen
+    fn modes_since_taken_up(&self) -> SeenModes {
+        SeenModes { unknown: self.part > 0, ..self.switch.kernel().seen }
     }
 
     /// Whether the kernel lags behind [`LiveRun::mode`].
@@ -141,6 +150,12 @@ impl Registry {
         }
     }
 
+    /// The modes in which the kernel has had a run, under earlier daemons too. Takes the kernel's lock.
+    pub(super) fn seen_modes(&self, live: &LiveRun) -> SeenModes {
+        let modes = self.kernel.modes(live.slot, live.epoch);
+        modes.map_or_else(|| live.modes_since_taken_up(), SeenModes::of_kernel)
+    }
+
     /// The mode that runs with these labels have.
     pub fn mode_of(&self, labels: &std::collections::BTreeMap<String, String>) -> Mode {
         self.modes.of(labels)
@@ -153,7 +168,7 @@ impl Registry {
             Mode::Enforce => enforcing.map(|made| Prepared { mode, now: made.clone(), enforcing: Some(made) }),
             Mode::Observe => {
                 let enforcing = if strict { Some(enforcing?) } else { enforcing.ok() };
-                let mut now = self.kernel.compile(&policy.observing())?;
+                let mut now = self.kernel.compile(&policy.observing())?.observing();
                 if let Some(enforcing) = &enforcing {
                     now.reserve_for(enforcing);
                 }
@@ -295,7 +310,7 @@ impl Registry {
                 made
             }
             (Mode::Observe, kept) => {
-                let mut made = self.kernel.compile(&run.policy.observing())?;
+                let mut made = self.kernel.compile(&run.policy.observing())?.observing();
                 if let Some(kept) = &kept {
                     made.reserve_for(kept);
                 }

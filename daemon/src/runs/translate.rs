@@ -31,7 +31,11 @@ pub fn event_of(kernel: &Kernel, run: RunId, mut event: ebpf::Event) -> Option<I
         let (at, source, lost) = (MonoTime(event.at_ns), Source::Ebpf, repeats + 1);
         return Some(Input::Gap(Gap { seq: 0, at, source, run: Some(run), gpu: None, what, lost, blind: false }));
     }
-    let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
+    let entry = match &event.what {
+        ebpf::What::Op(op) => op.entry,
+        ebpf::What::Exec { entry, .. } => *entry,
+        _ => None,
+    };
     let device = device(&event.what);
     let mut happened = what(event.what, event.subject.pid)?;
     match &mut happened {
@@ -113,7 +117,7 @@ fn doubted(server: IpAddr, doubt: ebpf::DnsDoubt) -> String {
 
 fn what(what: ebpf::What, pid: u32) -> Option<Event> {
     Some(match what {
-        ebpf::What::Exec { path, argv, file, unlinked, script } => {
+        ebpf::What::Exec { path, argv, file, unlinked, script, entry } => {
             // The hook says that the file has no name, not whether it ever had one: what begins as memory does is a memfd.
             let kind = match (unlinked, script) {
                 (true, _) if [&path, &file].iter().any(|p| p.starts_with("/memfd:") || p.starts_with("memfd:")) => {
@@ -125,7 +129,11 @@ fn what(what: ebpf::What, pid: u32) -> Option<Event> {
             };
             // A file without a name must not match rules on its former path: the path is marked with ` (unlinked)`.
             let unlinked = |path: String| if unlinked { format!("{path} (unlinked)") } else { path };
-            let (path, known_as) = named(unlinked(path), unlinked(file));
+            let (path, mut known_as) = named(unlinked(path), unlinked(file));
+            // The kernel's own path stands first, before the names that rules give the file.
+            if entry.is_some() && known_as.is_empty() {
+                known_as.push(path.clone());
+            }
             let (verdict, assurance) = (Verdict::Allowed, Assurance::Observed);
             Event::Exec { path, known_as, argv: argv.join(" "), kind, verdict, assurance }
         }

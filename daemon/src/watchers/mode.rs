@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const DURABLE: Duration = Duration::from_secs(10);
 /// The end of an order waits at most this long for the disk.
 const SETTLED: Duration = Duration::from_secs(2);
+/// While an order holds, its file is noted the time so often. Who sets the wall clock back before a reboot prolongs an order by less.
+const NOTED: Duration = Duration::from_secs(60);
 /// The code of the node's reason of health while the kernel refuses nothing of runs that are to be enforced.
 pub const CODE: &str = "runs-not-enforced";
 /// Runs that an entry of the log names one by one.
@@ -105,6 +107,22 @@ impl ModeSwitch {
         })
     }
 
+    /// Notes the time in the file of the order, on a thread of its own: the disk may hang. There is one such thread at most.
+    fn note_time(&self, noting: &Arc<AtomicBool>) {
+        if noting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (registry, done) = (self.registry.clone(), noting.clone());
+        let work = move || {
+            registry.modes().note_time();
+            done.store(false, Ordering::Relaxed);
+        };
+        if let Err(error) = thread::Builder::new().name("mode-file".into()).spawn(work) {
+            noting.store(false, Ordering::Relaxed);
+            tracing::warn!(%error, "no thread to note the time of an order to observe");
+        }
+    }
+
     /// Records an order to observe, and waits until that is durable.
     fn announce(&self, until_ns: Option<i64>, reason: &str, actor: &Actor) -> Result<(), String> {
         let (done, durable) = mpsc::sync_channel(1);
@@ -173,6 +191,7 @@ impl ModeSwitch {
         let modes = self.registry.modes();
         let is_over = || modes.is_over(&modes.now());
         let (mut next, mut state) = (Instant::now(), NodeState::new(CODE));
+        let (mut noted, noting) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         while !stop.load(Ordering::Relaxed) {
             if is_over() {
                 // The end of an order takes effect whatever happens to the disk.
@@ -186,6 +205,10 @@ impl ModeSwitch {
                     tracing::error!(why);
                 }
                 next = Instant::now() + AGAIN;
+            }
+            if noted.elapsed() >= NOTED && modes.temporary().is_some() {
+                noted = Instant::now();
+                self.note_time(&noting);
             }
             if let Some(message) = state.update(self.registry.unbounded_note()) {
                 let _stopping = self.pipeline.send(message);

@@ -331,6 +331,8 @@ pub static NO_RULES: Rules = Rules {
     watch: 0,
     deny: 0,
     stop: 0,
+    exec_once: false,
+    observing: false,
     paths: Vec::new(),
     exec: None,
     families: Vec::new(),
@@ -358,6 +360,7 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
         rules: &NO_RULES,
         watch: Watch::default(),
         holder: Holder::Administrator,
+        learnt: &[],
         latch: 0,
         adopt: false,
     }

@@ -197,6 +197,76 @@ fn programs_run_by_list_name_and_kind() {
 }
 
 #[test]
+fn an_exec_that_a_rule_observes_is_reported_and_counted_once() {
+    let Some(mut bench) = ready("observed") else { return };
+    if !bench.has_lsm("bprm_check_security") {
+        return;
+    }
+    let (_keep, dir) = folder();
+    let at = |name: &str| dir.join(name).display().to_string();
+    fs::copy("/bin/true", dir.join("watched")).unwrap();
+    std::os::unix::fs::symlink(dir.join("watched"), dir.join("link")).unwrap();
+    fs::hard_link(dir.join("watched"), dir.join("hard")).unwrap();
+    fs::write(dir.join("script"), "#!/bin/true\n").unwrap();
+    fs::set_permissions(dir.join("script"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(dir.join("script"), dir.join("alias")).unwrap();
+    // By the path of one rule, the hard link is also the file of the other.
+    let observed = |name: &str| on(&at(name), false, Use::Exec, Effect::Observe);
+    let paths = vec![observed("watched"), observed("script"), observed("hard")];
+    let rules = Rules { paths, exec_once: true, ..Rules::default() };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    let own = agent.pid();
+    let mut all = 0;
+    for (used, known_as) in [
+        ("watched", vec!["hard", "watched"]),
+        ("link", vec!["hard", "watched"]),
+        ("hard", vec!["hard", "watched"]),
+        ("script", vec!["script"]),
+    ] {
+        assert_eq!(agent.ask(&format!("exec {}", at(used))), "ok");
+        let events = bench.until(|e| matches!(&e.what, What::Exec { .. }) && e.subject.pid != own);
+        assert!(!events.iter().any(|e| matches!(&e.what, What::Op(_))), "{used}: {events:?}");
+        let Some(What::Exec { path, entry, .. }) = events.into_iter().next_back().map(|e| e.what) else { panic!() };
+        let known_as: Vec<String> = known_as.into_iter().map(at).collect();
+        assert_eq!((path, run.names_of(entry)), (at(used), known_as), "{used}");
+        all += 1;
+        assert_eq!(bench.counters(&run).observed_ops, all, "{used}");
+    }
+    // The exec of a script has no resolved path of the script itself: by another name the hook reports it.
+    assert_eq!(agent.ask(&format!("exec {}", at("alias"))), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Exec { .. }));
+    assert_eq!(op.what, OpWhat::Exec { path: at("script"), kind: FileKind::Named });
+    assert_eq!((op.denied, run.names_of(op.entry)), (false, vec![at("script")]));
+    assert_eq!(bench.counters(&run).observed_ops, all + 1);
+    // A rule that asks for the verdict of what is only observed gets it.
+    let told = bench.add_ruled("b", OPEN_NET, &Rules { exec_once: false, ..rules });
+    assert_eq!(Agent::start(&told.cgroup).ask(&format!("exec {}", at("watched"))), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Exec { .. }));
+    assert_eq!((op.what, op.denied), (OpWhat::Exec { path: at("watched"), kind: FileKind::Named }, false));
+    assert_eq!(bench.counters(&told).observed_ops, 1);
+}
+
+#[test]
+fn without_lsm_an_exec_names_every_rule_that_knows_its_file() {
+    let Some(mut bench) = ready_without_lsm("twonames") else { return };
+    let (_keep, dir) = folder();
+    let at = |name: &str| dir.join(name).display().to_string();
+    fs::copy("/bin/true", dir.join("tool")).unwrap();
+    fs::hard_link(dir.join("tool"), dir.join("other")).unwrap();
+    let observed = |name: &str| on(&at(name), false, Use::Exec, Effect::Observe);
+    let rules = Rules { paths: vec![observed("tool"), observed("other")], exec_once: true, ..Rules::default() };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    let own = agent.pid();
+    assert_eq!(agent.ask(&format!("exec {}", at("other"))), "ok");
+    let events = bench.until(|e| matches!(&e.what, What::Exec { .. }) && e.subject.pid != own);
+    assert!(!events.iter().any(|e| matches!(&e.what, What::Op(_))), "{events:?}");
+    let Some(What::Exec { entry, .. }) = events.into_iter().next_back().map(|e| e.what) else { panic!() };
+    assert_eq!(run.names_of(entry), [at("other"), at("tool")]);
+}
+
+#[test]
 fn executable_memory_is_refused_by_kind() {
     let Some(mut bench) = ready("memory") else { return };
     if !bench.has_lsm("mmap_file") {

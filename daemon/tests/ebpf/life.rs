@@ -133,7 +133,7 @@ fn an_exec_has_the_kind_of_its_file() {
     let scripted = events
         .iter()
         .find_map(|e| match &e.what {
-            What::Exec { path, argv, script: true, file, unlinked: false } => Some((path, argv, file)),
+            What::Exec { path, argv, script: true, file, unlinked: false, .. } => Some((path, argv, file)),
             _ => None,
         })
         .unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use failsafe_ebpf::abi::latch;
+use failsafe_ebpf::abi::{latch, mode};
 use failsafe_matchers::calls::WatchedCall;
 use failsafe_matchers::egress::EgressPolicy;
 use failsafe_matchers::hosts::HostRule;
@@ -126,6 +126,34 @@ fn totals_go_on_and_what_was_counted_while_no_daemon_looked_is_known() {
     let third = daemon(&bench, &cgroup, &list, &Rules::default(), true);
     let outage = third.outage(0).unwrap();
     assert_eq!((outage.counted.counters.denied_calls, totals(&third).denied_calls), (3, 4));
+}
+
+#[test]
+fn in_which_modes_a_run_was_is_known_to_the_next_daemon() {
+    let Some(bench) = ready("modes") else { return };
+    let cgroup = bench.cgroup("a");
+    let list = enforce(&[]);
+    let had = |ebpf: &Ebpf| ebpf.modes(0, ebpf.read_counters().unwrap()[0].epoch).unwrap();
+    let observing = Rules { observing: true, ..Rules::default() };
+    let first = daemon(&bench, &cgroup, &list, &observing, false);
+    assert_eq!(had(&first), mode::OBSERVED | mode::OBSERVES);
+    drop(first);
+    let second = daemon(&bench, &cgroup, &list, &Rules::default(), true);
+    assert_eq!(second.previous_runs().unwrap()[0].observes(), Some(true));
+    assert_eq!(had(&second), mode::ENFORCED | mode::OBSERVED);
+    drop(second);
+    // Two generations, of which one refuses.
+    let third = Ebpf::load(&config_of(&bench.instance("daemons"))).unwrap();
+    assert_eq!(third.previous_runs().unwrap()[0].observes(), Some(false));
+    drop(third);
+    let mut fourth = daemon(&bench, &cgroup, &list, &observing, true);
+    fourth.adopt_finish().unwrap();
+    assert_eq!(had(&fourth), mode::ENFORCED | mode::OBSERVED | mode::OBSERVES);
+    // Said to be adopted, and nothing is there of an earlier daemon.
+    let other = bench.cgroup("b");
+    fourth.add_run(&RunSpec { slot: 1, adopt: true, ..spec(&other, 1, &list) }).unwrap();
+    let epoch = fourth.read_counters().unwrap().iter().find(|counted| counted.slot == 1).unwrap().epoch;
+    assert_eq!(fourth.modes(1, epoch), Some(mode::ENFORCED | mode::UNKNOWN));
 }
 
 #[test]

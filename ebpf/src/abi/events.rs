@@ -48,6 +48,10 @@ plain! {
         file_len: u16,
         /// Bytes used in `tail`.
         tail_len: u16,
+        /// The inode entry that matches the file and has no event of its own; 0 = none.
+        entry_ino: u64,
+        /// Its device.
+        entry_dev: u64,
         /// As given to execve.
         path: [u8; PATH_MAX],
         /// NUL-separated.

@@ -37,8 +37,8 @@ plain! {
         max_forks: u32,
         /// Network namespace in which name servers are believed; 0 = any.
         netns: u32,
-        /// Zero.
-        pad: u32,
+        /// [`mode`](super::mode): in which it has been.
+        modes: u32,
     }
     /// `struct fs_watchdog`.
     Watchdog = "fs_watchdog" {

@@ -78,6 +78,8 @@ pub mod run_flag {
     pub const OPENS: u32 = 1 << 27;
     /// It was bound at the creation of its cgroup, and is not registered yet.
     pub const PROVISIONAL: u32 = 1 << 28;
+    /// What an entry only observes of an exec is reported by the exec alone.
+    pub const EXEC_ONCE: u32 = 1 << 29;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
@@ -90,6 +92,18 @@ pub mod effect {
     pub const DENY: u8 = 2;
     /// Refuse, latch the run, stop the thread.
     pub const STOP: u8 = 3;
+}
+
+/// In which modes the kernel has had a run (`enum fs_mode`).
+pub mod mode {
+    /// It was bounded.
+    pub const ENFORCED: u32 = 1 << 0;
+    /// It was only observed.
+    pub const OBSERVED: u32 = 1 << 1;
+    /// It is only observed now.
+    pub const OBSERVES: u32 = 1 << 2;
+    /// It is not known of the time before.
+    pub const UNKNOWN: u32 = 1 << 3;
 }
 
 /// Bits of a run's latch (`enum fs_latch`).

@@ -1,7 +1,7 @@
 //! What attacks are judged by: victims that violate their policy, before an attack and while it holds.
 
 use anyhow::{Context, Result, bail, ensure};
-use integration::{Launch, Node, Started, frozen, program};
+use integration::{Launch, Node, Started, frozen, patience, program};
 use nix::{
     sys::{
         signal::{Signal, kill},
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A violation that freezes nobody within this time is a failure.
+/// A violation that freezes nobody within this time, on this machine, is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at the victim's cgroup. The looks take part of a processor, so they are not made without a pause.
 const LOOK: Duration = Duration::from_micros(50);
@@ -120,8 +120,9 @@ impl Victim {
     fn violate(&mut self) -> Result<Duration> {
         let began = Instant::now();
         self.order.write_all(FORBIDDEN.as_bytes()).context("ordering the violation")?;
+        let limit = patience(PATIENCE);
         while !frozen(self.run.cgroup())? {
-            ensure!(began.elapsed() < PATIENCE, "{} was not frozen within {} s", self.run.name(), PATIENCE.as_secs());
+            ensure!(began.elapsed() < limit, "{} was not frozen within {} s", self.run.name(), limit.as_secs());
             std::thread::sleep(LOOK);
         }
         Ok(clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading the clock")?.into())
@@ -162,7 +163,7 @@ impl Victim {
         let began = Instant::now();
         write("1")?;
         while !frozen(self.run.cgroup())? {
-            ensure!(began.elapsed() < PATIENCE, "a bare write does not freeze the victim");
+            ensure!(began.elapsed() < patience(PATIENCE), "a bare write does not freeze the victim");
             std::thread::sleep(LOOK);
         }
         let took = began.elapsed();

@@ -47,6 +47,7 @@ pub use hung::HungFs;
 pub use kernel_log::kernel_time_us;
 pub use mount::{Tmpfs, Unwritable};
 pub use node::{Node, on_node, sentinel};
+pub use patience::patience;
 pub use podman::{IMAGE, Podman, podman_is_missing};
 pub use programs::program;
 pub use run::{Launch, Started};

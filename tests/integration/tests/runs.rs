@@ -1,6 +1,6 @@
 //! Runs: whose they are, how they are named, how they end, and who may adopt what.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::{Caller, CommandOutput, Launch, NOBODY, TestCgroup, on_node, wait_for};
 use std::{os::unix::process::CommandExt, process::Command};
 
@@ -268,5 +268,40 @@ fn a_user_cannot_register_a_cgroup_into_which_processes_of_others_can_be_placed(
         let _ = sleeper.kill();
         let _ = sleeper.wait();
         done
+    })
+}
+
+#[test]
+fn a_command_starts_with_the_signals_blocked_that_its_caller_blocked() -> Result<()> {
+    on_node("signal-mask", "", |node| {
+        let policy = node.policy("p", PLAIN)?.display().to_string();
+        let run = |name: &str, block: &[&str]| -> Result<u64> {
+            let ctl = node.ctl_command([
+                "run",
+                "--policy",
+                &policy,
+                "--name",
+                name,
+                "--user",
+                "root",
+                "--quiet",
+                "--",
+                "cat",
+                "/proc/self/status",
+            ]);
+            let mut caller = Command::new("env");
+            caller.args(block).arg(ctl.get_program()).args(ctl.get_args());
+            caller.envs(ctl.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            let output = caller.output()?;
+            let text = String::from_utf8(output.stdout)?;
+            let line = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            let line = line.with_context(|| format!("{text}{}", String::from_utf8_lossy(&output.stderr)))?;
+            Ok(u64::from_str_radix(line.trim(), 16)?)
+        };
+        ensure!(run("plain", &[])? == 0);
+        let usr1 = 1 << (nix::sys::signal::Signal::SIGUSR1 as u32 - 1);
+        let blocked = run("blocked", &["--block-signal=USR1"])?;
+        ensure!(blocked == usr1, "{blocked:x}");
+        Ok(())
     })
 }

@@ -225,3 +225,29 @@ fn events_that_are_parts_of_a_condition_are_reported_and_never_refused() {
     let watch = super::watch(&policy);
     assert!(watch.connect && !watch.send && watch.exec == Delivery::AtOnce);
 }
+
+#[test]
+fn an_observed_exec_is_reported_once_unless_a_rule_can_tell_it_from_an_allowed_one() {
+    let once = |text: &str| {
+        let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}");
+        let policy = failsafe_core::policy::parse::parse("t", &text).unwrap();
+        (
+            rules(&policy, 0, &Resolver::default()).exec_once,
+            rules(&policy.observing(), 0, &Resolver::default()).exec_once,
+        )
+    };
+    let rule = |more: &str| {
+        format!(
+            "[[rule]]\nid = \"r\"\nrationale = \"x\"\nactions = [\"notify\"]\nwhen = {{ event = \"exec\"{more} }}\n"
+        )
+    };
+    assert_eq!(once(&rule(", path = \"/bin/true\"")), (true, true));
+    assert_eq!(once(&rule(", verdict = \"would-deny\"")), (false, false));
+    assert_eq!(once(&rule(", verdict = [\"allowed\", \"would-deny\"]")), (false, false));
+    // In observe mode, what would be denied matches it.
+    assert_eq!(once(&rule(", verdict = \"denied\"")), (true, false));
+    assert_eq!(once("[exec]\nmode = \"observe\"\nallow = [\"/bin/true\"]\n"), (false, false));
+    assert_eq!(once("[exec]\nallow = [\"/bin/true\"]\n"), (true, false));
+    let other = rule("").replace("\"exec\"", "\"open\", path = \"/x\", verdict = \"would-deny\"");
+    assert_eq!(once(&other), (true, true));
+}

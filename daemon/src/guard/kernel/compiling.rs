@@ -14,7 +14,7 @@ use crate::{
 };
 use failsafe_core::{Policy, policy::Pattern};
 use failsafe_matchers::{compile, egress::EgressPolicy, rules::Rules, tables::Tables, watch::Watch};
-use std::{sync::mpsc, time::Duration};
+use std::{net::IpAddr, sync::mpsc, time::Duration};
 
 /// Looking at a policy's files may take this long; then whoever waits is told.
 const COMPILE: Duration = Duration::from_secs(10);
@@ -30,11 +30,27 @@ pub struct Compiled {
     pub(super) budgets: Vec<String>,
     pub(super) argv: Vec<Pattern>,
     pub(super) tables: Tables,
+    /// Addresses that hosts of the list have from the first instant, by the hosts' bits.
+    pub(super) learnt: Vec<(IpAddr, u64)>,
     /// Room that the run gets besides, so that other tables can follow these.
     pub(super) reserve: Need,
 }
 
 impl Compiled {
+    /// The same for a run that is only observed: the policy must be one that refuses nothing.
+    #[must_use]
+    pub fn observing(mut self) -> Compiled {
+        self.rules.observing = true;
+        self
+    }
+
+    /// The same for a run whose open connections are kept: these addresses count as those of hosts of its list.
+    #[must_use]
+    pub fn with_learnt(mut self, learnt: Vec<(IpAddr, u64)>) -> Compiled {
+        self.learnt = learnt;
+        self
+    }
+
     /// Sets room aside for the tables that are to follow these.
     pub fn reserve_for(&mut self, next: &Compiled) {
         self.reserve = need(&next.tables);
@@ -66,6 +82,7 @@ impl Kernel {
                 budgets,
                 argv,
                 tables: Tables::default(),
+                learnt: Vec::new(),
                 reserve: Need::new(),
             });
         }
@@ -87,6 +104,7 @@ impl Kernel {
                 budgets,
                 argv,
                 tables,
+                learnt: Vec::new(),
                 reserve: Need::new(),
             }));
         };

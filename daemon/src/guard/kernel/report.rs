@@ -43,6 +43,11 @@ impl Kernel {
         }
     }
 
+    /// In which modes the kernel has had a run, as [`failsafe_ebpf::abi::mode`]; `None`: there is no eBPF, or no such run.
+    pub fn modes(&self, slot: u32, epoch: u32) -> Option<u32> {
+        self.lock().and_then(|ebpf| ebpf.modes(slot, epoch))
+    }
+
     /// Why the programs are not pinned, so that they end with the daemon. `None`: they are pinned, or there are none.
     pub fn unpinned(&self) -> Option<String> {
         self.lock()?.pin_dir().err().map(str::to_owned)

@@ -87,7 +87,7 @@ impl Registry {
         candidate: Candidate,
         known: Option<Known>,
         cgroup: Option<Cgroup>,
-        (root, latch): (Option<u64>, bool),
+        (root, latch, observed): (Option<u64>, bool, Option<bool>),
         (why, full): (String, bool),
         boot_id: &str,
     ) -> GuardedRun {
@@ -111,6 +111,7 @@ impl Registry {
             since,
             full,
             root,
+            observed,
             latched: latch,
             missed: AtomicU64::new(missed),
             seen: AtomicI64::new(seen.unwrap_or_default()),

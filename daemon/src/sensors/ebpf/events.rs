@@ -14,6 +14,7 @@ use aya::maps::{Array, MapData, MapError, RingBuf};
 use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, Plain, exec_flag, kind, move_flag, net_flag, net_op};
 use failsafe_matchers::calls::WatchedCall;
+use failsafe_matchers::keys::Inode;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -68,6 +69,9 @@ pub enum What {
         unlinked: bool,
         /// An interpreter was started for it.
         script: bool,
+        /// The file, or folder around it, by whose inode a rule knows it, where that has no event of its own. Its names are those
+        /// that rules give it.
+        entry: Option<Inode>,
     },
     /// The process made another.
     Fork {
@@ -400,7 +404,14 @@ fn exec(e: &abi::Exec) -> What {
     if is_cut(exec_flag::FILE_CUT) {
         file = format!("{CUT}{}", file.trim_start_matches(char::REPLACEMENT_CHARACTER));
     }
-    What::Exec { path, argv: argv(e), file, unlinked: is_cut(exec_flag::UNLINKED), script: is_cut(exec_flag::SCRIPT) }
+    What::Exec {
+        path,
+        argv: argv(e),
+        file,
+        unlinked: is_cut(exec_flag::UNLINKED),
+        script: is_cut(exec_flag::SCRIPT),
+        entry: (e.entry_ino != 0).then_some(Inode { number: e.entry_ino, device: e.entry_dev }),
+    }
 }
 
 fn used(bytes: &[u8], len: u16) -> &[u8] {

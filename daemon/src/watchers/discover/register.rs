@@ -176,6 +176,7 @@ impl Discovery {
                 mig: BTreeMap::new(),
                 owner_uid: owner,
                 unlimited: false,
+                learnt: Vec::new(),
             };
             let place = Place::Discovered(cgroup.try_clone()?);
             self.parts.registry.make(wanted, place, &self.parts.boot_id)

@@ -185,6 +185,7 @@ impl Attempt<'_> {
             mig: BTreeMap::new(),
             owner_uid: 0,
             unlimited: true,
+            learnt: Vec::new(),
         };
         let made = registry.make(wanted, Place::Below(self.parts.cgroup_parent.clone()), &self.parts.boot_id);
         let live = made.map_err(not_made)?;

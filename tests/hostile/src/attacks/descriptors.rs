@@ -1,9 +1,10 @@
 //! The daemon has no descriptor left: idle connections, and a limit at its lowest free number.
 
 use crate::{Judge, judge::all};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use integration::wait_for;
 use procfs::process::{LimitValue, Process};
-use std::{fs, os::unix::net::UnixStream, process::Command, time::Duration};
+use std::{fs, os::unix::net::UnixStream, process::Command};
 
 /// Holds the attack while `judge` strikes.
 ///
@@ -14,15 +15,15 @@ pub fn descriptors(judge: &mut dyn Judge) -> Result<()> {
         let _idle: Vec<UnixStream> = (0..64).map_while(|_| UnixStream::connect(node.socket()).ok()).collect();
         let pid = node.pid()?;
         let before = limit(pid, None)?;
-        let free = lowest_free(pid)?;
-        limit(pid, Some(free))?;
-        // A connection stays in the listener's queue: the daemon cannot take it.
-        let daemon = Process::new(pid)?;
-        let open = daemon.fd_count()?;
+        // Until no number below the limit is free: connections are still being taken, and closed, at first. From then on the kernel
+        // gives the daemon none.
+        wait_for("the daemon has no descriptor left", || {
+            let free = lowest_free(pid)?;
+            limit(pid, Some(free))?;
+            Ok(lowest_free(pid)? >= free)
+        })?;
+        // It stays in the listener's queue.
         let _waits = UnixStream::connect(node.socket()).context("connecting once more")?;
-        std::thread::sleep(Duration::from_millis(200));
-        let now = daemon.fd_count()?;
-        ensure!(now <= open, "the daemon still takes connections: descriptors are not exhausted");
         let struck = all(node, strike);
         limit(pid, Some(before))?;
         struck?;

@@ -30,11 +30,12 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let all: [(&str, Attack); 10] = [
+    let all: [(&str, Attack); 11] = [
         ("followers", attacks::followers),
         ("idle", attacks::idle),
         ("health", attacks::health),
         ("events", attacks::events),
+        ("opens", attacks::opens),
         ("metrics", attacks::metrics),
         ("descriptors", attacks::descriptors),
         ("compile", attacks::compile),

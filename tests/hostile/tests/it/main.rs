@@ -37,6 +37,11 @@ fn a_flood_of_events_delays_no_freeze() -> Result<()> {
 }
 
 #[test]
+fn a_flood_of_opens_delays_no_freeze() -> Result<()> {
+    attacks::opens(&mut Once)
+}
+
+#[test]
 fn a_flood_of_metrics_delays_no_freeze() -> Result<()> {
     attacks::metrics(&mut Once)
 }
