@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Instant};
 
 /// Inputs of each trial at most; of many rules and runs fewer, as a GPU's signal is judged for each run by each rule on it.
 const INPUTS: u64 = 60_000;
-/// Inputs of each trial at least.
+/// Inputs of each trial at least, up to 100,000 rules in all runs together; of more, fewer in proportion.
 const INPUTS_LEAST: u64 = 2_000;
 /// Between two of them.
 const STEP_NS: u64 = 10_000_000;
@@ -38,7 +38,7 @@ fn main() -> Result<(), String> {
     let trials: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
     let mut figures = Map::new();
     for rules in [10, 100, 1_000] {
-        for runs in [1, 100] {
+        for runs in [1, 100, 1_000] {
             let (rate, allocations) = judged(rules, runs, trials)?;
             figures.insert(format!("evaluations_per_s_{rules}_rules_{runs}_runs"), json!(rate));
             figures.insert(format!("allocations_per_input_{rules}_rules_{runs}_runs"), json!(allocations));
@@ -75,7 +75,8 @@ fn evaluated(inputs: u64) -> Result<usize, String> {
 fn judged(rules: usize, runs: u128, trials: usize) -> Result<(f64, f64), String> {
     let policy = parse("bench.toml", &policy(rules)).map_err(|error| error.to_string())?;
     let (policies, mut state) = started(policy.clone(), runs);
-    let count = (20_000_000 / (rules as u64 * runs as u64)).clamp(INPUTS_LEAST, INPUTS);
+    let all = rules as u64 * runs as u64;
+    let count = (20_000_000 / all).clamp(INPUTS_LEAST / (all / 100_000).max(1), INPUTS);
     let mut inputs: Vec<(Input, u64)> = (0..count)
         .map(|n| {
             let signal = signal(n, RunId(uuid::Uuid::from_u128(u128::from(n) % runs + 1)));

@@ -5,6 +5,7 @@
 
 mod curves;
 mod faults;
+mod own;
 mod river;
 mod spike;
 
@@ -68,6 +69,7 @@ pub fn run(args: &Args) -> Result<Report> {
     for (name, tables) in CANDIDATES {
         measure(&mut report, name, &detectors(tables)?, &curves);
     }
+    own::run(&mut report, &curves)?;
     spike::run(&mut report, &folder)?;
     river::run(&mut report, &folder)?;
     Ok(report)
@@ -121,7 +123,12 @@ impl Watch {
 
     /// Whether a rule would trip on the value: it holds, and it did not before.
     fn trips(&mut self, n: usize, value: f64) -> bool {
-        let sample = Sample { value, at: MonoTime(n as u64 * 1_000_000_000), step: Some(n as u64) };
+        self.steps(n, value, n)
+    }
+
+    /// The same, of a run that reports another step.
+    fn steps(&mut self, n: usize, value: f64, step: usize) -> bool {
+        let sample = Sample { value, at: MonoTime(n as u64 * 1_000_000_000), step: Some(step as u64) };
         let mut found = false;
         for started in &mut self.started {
             found |= started.take(sample).is_some_and(|finding| finding.found);

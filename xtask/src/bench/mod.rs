@@ -21,6 +21,7 @@ mod loops;
 mod neighbours;
 mod overhead;
 mod reaction;
+mod replay_day;
 mod report;
 mod restart;
 mod run;
@@ -68,6 +69,8 @@ enum Name {
     Attest,
     /// Rules judged in a second and allocations for each input; two replays of a million random inputs
     Core,
+    /// The time of a replay of a recorded day of 8 GPUs and 20 runs, each signal once a second
+    ReplayDay,
     /// False alarms and delays of detectors on real training curves, beside river's
     Detectors,
     /// From the creation of a cgroup that discovery matches to its policy in force
@@ -91,6 +94,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if let Name::Detectors = args.name {
         detectors::run(args)?.print();
+        return Ok(());
+    }
+    if let Name::ReplayDay = args.name {
+        replay_day::run(args)?.print();
         return Ok(());
     }
     if let Name::Log = args.name {
@@ -122,6 +129,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Api => api::run(args)?,
         Name::Core => core::run(args)?,
         Name::Detectors => detectors::run(args)?,
+        Name::ReplayDay => replay_day::run(args)?,
     };
     report.print();
     Ok(())
