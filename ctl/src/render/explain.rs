@@ -106,7 +106,7 @@ impl Page<'_> {
         let Page { incident, zone, .. } = self;
         let Decided { decision, .. } = incident.opened_by();
         let mut out: String = fill(&headline(incident), WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
-        let mut seen: Vec<String> = decision.values.iter().take(ROWS).map(decision::seen).collect();
+        let mut seen: Vec<String> = decision.values.iter().take(ROWS).map(decision::observation).collect();
         if let Some(more @ 1..) = decision.values.len().checked_sub(ROWS) {
             seen.push(format!("and {}", count(more, "more value", "more values")));
         }

@@ -109,7 +109,7 @@ pub enum Message {
     /// Answered when what came before it is judged, and the containment that follows is begun.
     Judged(tokio::sync::oneshot::Sender<()>),
     /// A shadow begins or ends.
-    Shadow(shadows::Order),
+    Shadow(shadows::ShadowChange),
     /// Of the node's health.
     Health(health::Message),
     /// From the kernel's log.
@@ -355,9 +355,9 @@ impl Pipeline {
     }
 
     /// A shadow begins with what is known of the run now, or ends, between two inputs.
-    fn shadow(&mut self, order: shadows::Order) {
+    fn shadow(&mut self, order: shadows::ShadowChange) {
         match order {
-            shadows::Order::Begin(beginning) => match self.judge.state.gpus(beginning.run()) {
+            shadows::ShadowChange::Begin(beginning) => match self.judge.state.gpus(beginning.run()) {
                 Some(gpus) => {
                     let frozen = self.judge.state.is_frozen(beginning.run());
                     let now = Now { gpus: gpus.clone(), frozen, at: MonoTime(clock::monotonic_ns()) };
@@ -365,7 +365,7 @@ impl Pipeline {
                 }
                 None => beginning.refuse(),
             },
-            shadows::Order::End(ending) => self.parts.shadows.end(ending),
+            shadows::ShadowChange::End(ending) => self.parts.shadows.end(ending),
         }
     }
 
