@@ -211,8 +211,8 @@ impl NodeView {
             let slices = given.into_iter().flatten().filter_map(|uuid| Some((uuid, view.slices.get(uuid)?)));
             let slices = slices.flat_map(|(uuid, it)| lacks(uuid.clone(), &it.unsupported, &it.unread));
             let elsewhere = |kind: &Kind| {
-                let told = view.slices.values().any(|slice| slice.readings.contains_key(kind));
-                kind.is_of_slices() && (given.is_some() || (all && told))
+                let is_reported = view.slices.values().any(|slice| slice.readings.contains_key(kind));
+                kind.is_of_slices() && (given.is_some() || (all && is_reported))
             };
             let whole = whole.filter(|(kind, _)| !elsewhere(kind));
             for (kind, why) in whole.chain(slices) {
@@ -266,9 +266,12 @@ mod tests {
         assert!(whole.contains_key(&Kind::GpuUtilization) && whole.contains_key(&Kind::GpuFanSpeed), "{whole:?}");
         assert!(!whole.contains_key(&Kind::GpuDerivedSpinning), "a whole card: {whole:?}");
         let of = |device| lacking(std::slice::from_ref(&card), &[device]);
-        let told = of("MIG-tells");
-        assert!(!told.contains_key(&Kind::GpuUtilization) && told.contains_key(&Kind::GpuFanSpeed), "{told:?}");
-        assert!(told[&Kind::GpuDerivedSpinning].contains("of its MIG devices"), "{told:?}");
+        let readings = of("MIG-tells");
+        assert!(
+            !readings.contains_key(&Kind::GpuUtilization) && readings.contains_key(&Kind::GpuFanSpeed),
+            "{readings:?}"
+        );
+        assert!(readings[&Kind::GpuDerivedSpinning].contains("of its MIG devices"), "{readings:?}");
         assert_eq!(of("MIG-lacks")[&Kind::GpuUtilization], "MIG-lacks does not have it");
         let any = lacking(&[], &[]);
         assert!(!any.contains_key(&Kind::GpuUtilization) && any.contains_key(&Kind::GpuFanSpeed), "{any:?}");
@@ -285,11 +288,11 @@ mod tests {
         node.gpus.get_mut(&GpuId("GPU-b".into())).unwrap().info.mig_devices.push(slice);
         assert_eq!(node.gpu_named("1"), Ok(GpuId("GPU-b".into())));
         assert_eq!(node.gpu_named("amdgpu-x"), Ok(GpuId("amdgpu-x".into())));
-        let told = |wanted| node.gpu_named(wanted).unwrap_err().to_string();
-        assert_eq!(told("0"), "gpu `0` is GPU-a and amdgpu-x: name one by its UUID");
-        assert!(told("MIG-1").contains("MIG device of GPU-b"), "{}", told("MIG-1"));
+        let error = |wanted| node.gpu_named(wanted).unwrap_err().to_string();
+        assert_eq!(error("0"), "gpu `0` is GPU-a and amdgpu-x: name one by its UUID");
+        assert!(error("MIG-1").contains("MIG device of GPU-b"), "{}", error("MIG-1"));
         assert_eq!(node.gpu_or_slice_named("MIG-1"), Ok((GpuId("GPU-b".into()), Some("MIG-1".into()))));
         assert_eq!(node.gpu_or_slice_named("1"), Ok((GpuId("GPU-b".into()), None)));
-        assert!(told("7").contains("1 (GPU-b)") && told("").contains("expected a UUID, an index"), "{}", told("7"));
+        assert!(error("7").contains("1 (GPU-b)") && error("").contains("expected a UUID, an index"), "{}", error("7"));
     }
 }

@@ -4,12 +4,12 @@ use sd_notify::NotifyState;
 
 /// The daemon serves.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// The daemon stops on purpose.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Feeds systemd's watchdog; only the heartbeat holds it, which stops when a thread that freezes makes no progress.
@@ -27,7 +27,7 @@ impl Watchdog {
     /// The daemon is alive.
     pub fn feed(&self) {
         if self.wanted {
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 }
@@ -38,8 +38,8 @@ impl Default for Watchdog {
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd could not be told");
+        tracing::debug!(%error, "systemd could not be notified");
     }
 }

@@ -71,7 +71,7 @@ struct Ends(Child);
 
 impl Ends {
     /// What it wrote to stderr, once it has ended.
-    fn says(&mut self) -> Result<String> {
+    fn read_stderr(&mut self) -> Result<String> {
         let mut text = String::new();
         if let Some(mut stderr) = self.0.stderr.take() {
             stderr.read_to_string(&mut text)?;
@@ -206,7 +206,7 @@ os._exit(0)
     client.arg(rig.folder.path()).env_remove("RANK").stderr(Stdio::piped());
     let mut client = Ends(client.spawn()?);
     let status = client.0.wait()?;
-    ensure!(status.success(), "{status}: {}", client.says()?);
+    ensure!(status.success(), "{status}: {}", client.read_stderr()?);
     let got: Vec<Metric> = (0..5).map(|_| rig.metric()).collect::<Result<_>>()?;
     ensure!((got[0].name.as_str(), got[0].value, got[0].step) == ("loss", 2.31, Some(10)), "{got:?}");
     ensure!(got[1].name == "lr" && got[2].value.is_nan(), "{got:?}");

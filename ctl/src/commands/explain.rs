@@ -21,7 +21,7 @@ const MOST: u32 = 4_000;
 
 /// What was read.
 #[derive(Default)]
-struct Found {
+struct IncidentEntries {
     /// Decisions of all incidents of the run.
     decisions: Vec<Logged>,
     /// The incident's own entries and those around it; empty where there is no incident.
@@ -71,7 +71,7 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
 }
 
 /// The log has no decision about the run: because there was none, or because entries are missing.
-fn nothing_found(run: &str, found: &Found) -> Fail {
+fn nothing_found(run: &str, found: &IncidentEntries) -> Fail {
     let fail = |message: String| Fail::new(Exit::NotFound, message);
     if found.counted == 0 && found.missing.is_empty() {
         return fail(format!("run `{run}` has no incident: nothing was decided about it"));
@@ -96,7 +96,7 @@ fn nothing_found(run: &str, found: &Found) -> Fail {
 }
 
 /// Entries of the incident, and those of its run that belong on the page, in the order of the log. Nothing else is read.
-async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<Found, Fail> {
+async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<IncidentEntries, Fail> {
     let client = Client::connect(place.daemon).await?;
     let missing = Missing::of_daemon(&client).await;
     let (run, counted, mut entries) = match wanted {
@@ -128,7 +128,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
     let Some(id) = incident else {
         let may_act = may_act(&client, &run).await;
-        return Ok(Found { missing, counted, may_act, ..Found::default() });
+        return Ok(IncidentEntries { missing, counted, may_act, ..IncidentEntries::default() });
     };
     if wanted.is_none() {
         let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
@@ -139,7 +139,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     let known = client.runs().get(pb::GetRequest { run, ..Default::default() }).await;
     let blocked = known.is_ok_and(|known| known.get_ref().blocked);
     let entries = entry::in_order(entries.into_iter().chain(around));
-    Ok(Found { decisions, entries, incident, may_act, blocked, missing, counted })
+    Ok(IncidentEntries { decisions, entries, incident, may_act, blocked, missing, counted })
 }
 
 /// Whether the reader may thaw and kill the run: asked by a rehearsal, which changes nothing.
@@ -150,7 +150,7 @@ async fn may_act(client: &Client, run: &str) -> bool {
     !answer.is_err_and(|status| status.code() == tonic::Code::PermissionDenied)
 }
 
-fn from_file(log: &Offline, args: &ExplainArgs, wanted: Option<IncidentId>) -> Result<Found, Fail> {
+fn from_file(log: &Offline, args: &ExplainArgs, wanted: Option<IncidentId>) -> Result<IncidentEntries, Fail> {
     let what = &args.what;
     let missing = log.missing()?;
     let not_found = |fail: Fail| {
@@ -177,12 +177,12 @@ fn from_file(log: &Offline, args: &ExplainArgs, wanted: Option<IncidentId>) -> R
     };
     let decisions = log.last(of_run(KINDS), MOST as usize)?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
-    let Some(id) = incident else { return Ok(Found { missing, ..Found::default() }) };
+    let Some(id) = incident else { return Ok(IncidentEntries { missing, ..IncidentEntries::default() }) };
     if wanted.is_none() {
         entries = of_incident(id)?;
     }
     let around = log.load(of_run(AROUND))?;
     let may_act = nix::unistd::geteuid().is_root();
     let entries = entry::in_order(entries.into_iter().chain(around));
-    Ok(Found { decisions, entries, incident, may_act, missing, ..Found::default() })
+    Ok(IncidentEntries { decisions, entries, incident, may_act, missing, ..IncidentEntries::default() })
 }

@@ -27,7 +27,7 @@ use failsafe_core::{
 };
 use failsafe_journal::Filter;
 use failsafe_proto::v1 as pb;
-use found::{Found, Lost};
+use found::{Lost, RunRecordings};
 use recording::Recording;
 use replayed::Replayed;
 use std::{
@@ -86,12 +86,12 @@ fn judge(
     under: Option<(&Policy, &str)>,
     against: impl FnOnce(&mut Given<'_>) -> Result<Audit, Fail>,
 ) -> Result<Report, Fail> {
-    judge_found(Found::at(file)?, under, against)
+    judge_found(RunRecordings::at(file)?, under, against)
 }
 
 /// Replays these recordings, and compares them with the log as `against` does it.
 pub(super) fn judge_found(
-    Found { sources, mut lost, all }: Found,
+    RunRecordings { sources, mut lost, all }: RunRecordings,
     under: Option<(&Policy, &str)>,
     against: impl FnOnce(&mut Given<'_>) -> Result<Audit, Fail>,
 ) -> Result<Report, Fail> {

@@ -156,7 +156,7 @@ impl Page<'_> {
         let opened = incident.opened_by();
         let mut out = format!("\n{}\n", paint.head(&format!("Incident {}", incident.id)));
         out.push_str(&paragraph("  ", &clean(&explain::headline(incident))));
-        let seen: Vec<String> = opened.decision.values.iter().map(super::decision::seen).collect();
+        let seen: Vec<String> = opened.decision.values.iter().map(super::decision::observation).collect();
         let state = explain::in_words(&incident.standing, opened.decision.mode);
         let is_shown = incident.entries.iter().all(|entry| !self.findings.unproved.contains(&entry.index));
         let until =

@@ -3,7 +3,7 @@
 use super::{clean, table, time};
 use failsafe_core::{
     actor::Actor,
-    canary::{Arm, Seen, Stage, Terms},
+    canary::{Arm, Arms, Stage, Terms},
 };
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
@@ -123,7 +123,7 @@ pub fn value(one: &pb::Canary) -> Value {
 /// Its entry in the audit log.
 pub fn recorded(
     (name, candidate, stage): (&str, &str, Stage),
-    (terms, seen): (&Terms, &Seen),
+    (terms, seen): (&Terms, &Arms),
     (actor, reason): (&Actor, &str),
 ) -> String {
     let arm = |arm: &Arm| format!("{} of {} runs contained", arm.contained, arm.runs);
@@ -195,7 +195,7 @@ mod tests {
             promote_if: Vec::new(),
             withdraw_if: vec!["excess > 2".parse().unwrap()],
         };
-        let seen = Seen {
+        let seen = Arms {
             candidate: Arm { runs: 9, ended: 2, contained: 3 },
             control: Arm { runs: 80, ended: 70, contained: 1 },
         };

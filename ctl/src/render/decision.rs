@@ -30,7 +30,7 @@ pub(super) fn decided(decision: &Decision) -> String {
 
 /// The cause of a decision, with the values seen.
 pub fn because(decision: &Decision) -> String {
-    let saw: Vec<String> = decision.values.iter().map(seen).collect();
+    let saw: Vec<String> = decision.values.iter().map(observation).collect();
     let saw = if saw.is_empty() { String::new() } else { format!("; saw {}", saw.join(", ")) };
     match &decision.cause {
         Cause::Rule { rule, condition, suppressed } => {
@@ -56,7 +56,7 @@ pub fn upkeep(what: Upkeep) -> &'static str {
 }
 
 /// A value with its subject.
-pub fn seen(seen: &Observation) -> String {
+pub fn observation(seen: &Observation) -> String {
     let value = seen.show();
     match (&seen.subject, seen.event()) {
         (Subject::Process { process, .. }, Some(_)) => format!("{value} by pid {} ({})", process.pid, process.comm),

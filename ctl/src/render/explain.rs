@@ -111,7 +111,7 @@ impl Page<'_> {
         // How a restart differs is in the first sentence already.
         let is_said = |seen: &String| blind.is_some_and(|said| clean(said).contains(seen.as_str()));
         let mut seen: Vec<String> =
-            decision.values.iter().take(ROWS).map(decision::seen).filter(|seen| !is_said(seen)).collect();
+            decision.values.iter().take(ROWS).map(decision::observation).filter(|seen| !is_said(seen)).collect();
         if let Some(more @ 1..) = decision.values.len().checked_sub(ROWS) {
             seen.push(format!("and {}", count(more, "more value", "more values")));
         }

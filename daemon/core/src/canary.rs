@@ -112,7 +112,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What was seen of the runs of one side.
+/// The counts of the runs of one side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
     /// Runs that began.
@@ -123,16 +123,16 @@ pub struct Arm {
     pub contained: u64,
 }
 
-/// What was seen of both.
+/// The counts of both sides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct Arms {
     /// The runs with the candidate.
     pub candidate: Arm,
     /// The others.
     pub control: Arm,
 }
 
-impl Seen {
+impl Arms {
     /// Of a side.
     pub fn of(&mut self, side: Side) -> &mut Arm {
         match side {
@@ -157,7 +157,7 @@ pub struct Terms {
     pub withdraw_if: Vec<Criterion>,
 }
 
-/// What follows from what was seen.
+/// What follows from the counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// Nothing yet, and what is missing.
@@ -234,24 +234,24 @@ impl Terms {
 
     /// Whether all of `promote_if` hold now: how long at a stretch is counted by the caller.
     #[must_use]
-    pub fn holds(&self, seen: &Seen) -> bool {
-        self.promote_if.iter().all(|criterion| criterion.holds(seen) == Some(true))
+    pub fn holds(&self, arms: &Arms) -> bool {
+        self.promote_if.iter().all(|criterion| criterion.holds(arms) == Some(true))
     }
 
-    /// What follows from what was seen; `held`: for how long all of `promote_if` have held.
+    /// What follows from the counts; `held`: for how long all of `promote_if` have held.
     #[must_use]
-    pub fn judge(&self, seen: &Seen, held: Span) -> Finding {
-        let shown = |criterion: &Criterion| format!("{criterion} ({} = {})", criterion.measure, criterion.show(seen));
-        if let Some(met) = self.withdraw_if.iter().find(|criterion| criterion.holds(seen) == Some(true)) {
+    pub fn judge(&self, arms: &Arms, held: Span) -> Finding {
+        let shown = |criterion: &Criterion| format!("{criterion} ({} = {})", criterion.measure, criterion.show(arms));
+        if let Some(met) = self.withdraw_if.iter().find(|criterion| criterion.holds(arms) == Some(true)) {
             return Finding::Withdraw(shown(met));
         }
         if self.promote_if.is_empty() {
             return Finding::Wait("it has no criteria by which it is promoted: promote it by command".into());
         }
-        if let Some(open) = self.promote_if.iter().find(|criterion| criterion.holds(seen) != Some(true)) {
+        if let Some(open) = self.promote_if.iter().find(|criterion| criterion.holds(arms) != Some(true)) {
             return Finding::Wait(format!("not met: {}", shown(open)));
         }
-        let (ended, least) = (seen.candidate.ended, self.runs_at_least);
+        let (ended, least) = (arms.candidate.ended, self.runs_at_least);
         if ended < least {
             return Finding::Wait(format!("{ended} of {least} runs with the candidate have ended"));
         }
@@ -267,11 +267,11 @@ impl Terms {
     /// Whether a person has to decide: as many runs have ended as were asked for, and the criteria decide nothing. Those of a promotion
     /// are not met, or there are none and the time is over. `held` as for [`Terms::judge`].
     #[must_use]
-    pub fn waits_for_command(&self, seen: &Seen, held: Span) -> bool {
-        let waits = matches!(self.judge(seen, held), Finding::Wait(_));
-        let decides_later = !self.promote_if.is_empty() && self.holds(seen);
+    pub fn waits_for_command(&self, arms: &Arms, held: Span) -> bool {
+        let waits = matches!(self.judge(arms, held), Finding::Wait(_));
+        let decides_later = !self.promote_if.is_empty() && self.holds(arms);
         let too_early = self.promote_if.is_empty() && held < self.hold;
-        waits && seen.candidate.ended >= self.runs_at_least && !decides_later && !too_early
+        waits && arms.candidate.ended >= self.runs_at_least && !decides_later && !too_early
     }
 }
 

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn seen(since: Since<&'static str>) -> Vec<(u64, &'static str)> {
+    fn revisions(since: Since<&'static str>) -> Vec<(u64, &'static str)> {
         assert!(!since.missed);
         since.changes.into_iter().map(|(revision, value)| (revision, *value)).collect()
     }
@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn a_subject_comes_once_as_it_is_after_its_last_change() {
         let changes = some();
-        assert_eq!(seen(changes.since(10, 9)), [(12, "two"), (13, "one again")]);
-        assert_eq!(seen(changes.since(12, 9)), [(13, "one again")]);
-        assert_eq!(seen(changes.since(13, 9)), []);
+        assert_eq!(revisions(changes.since(10, 9)), [(12, "two"), (13, "one again")]);
+        assert_eq!(revisions(changes.since(12, 9)), [(13, "one again")]);
+        assert_eq!(revisions(changes.since(13, 9)), []);
         let first = changes.since(10, 1);
         assert!(first.more && first.changes.len() == 1);
         assert_eq!(changes.get(1).map(|value| **value), Some("one again"));
@@ -252,7 +252,7 @@ mod tests {
         assert!(changes.since(14, 9).missed, "the list has not come so far");
         changes.forget(2);
         assert!(changes.since(11, 9).missed);
-        assert_eq!(seen(changes.since(12, 9)), [(13, "one again")]);
+        assert_eq!(revisions(changes.since(12, 9)), [(13, "one again")]);
     }
 
     #[test]
@@ -261,9 +261,9 @@ mod tests {
         changes.put(1, 5, Arc::new("one"));
         changes.put(2, 5, Arc::new("two"));
         let all = changes.since(0, 1);
-        assert_eq!(seen(all), [(4, "one"), (5, "two")]);
-        assert_eq!(seen(changes.since(4, 9)), [(4, "one"), (5, "two")]);
-        assert_eq!(seen(changes.since(5, 9)), []);
+        assert_eq!(revisions(all), [(4, "one"), (5, "two")]);
+        assert_eq!(revisions(changes.since(4, 9)), [(4, "one"), (5, "two")]);
+        assert_eq!(revisions(changes.since(5, 9)), []);
     }
 
     #[test]

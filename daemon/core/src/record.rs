@@ -12,7 +12,7 @@ mod owner;
 pub use crate::egress::Totals;
 use crate::{
     actor::{Actor, or_uid},
-    canary::{Seen, Stage, Terms},
+    canary::{Arms, Stage, Terms},
     decision::{Decision, IncidentId, Mode, Outcome, Proof, Verdict},
     drill::Drill,
     egress::Account,
@@ -255,7 +255,7 @@ pub enum Record {
         /// On what terms.
         terms: Terms,
         /// What was seen.
-        seen: Seen,
+        seen: Arms,
         /// Who; the daemon, where the criteria decided.
         actor: Actor,
         /// Why: the criteria with their values, where they decided.

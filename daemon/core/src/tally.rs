@@ -263,7 +263,7 @@ impl Tally {
 
     /// What the kernel counted of a live run so far. `earlier`: the run is older than this daemon, so that what was counted before the
     /// first look is not this daemon's.
-    pub fn seen(&mut self, run: RunId, totals: Totals, earlier: bool) {
+    pub fn count(&mut self, run: RunId, totals: Totals, earlier: bool) {
         let first = || Counted { before: if earlier { totals } else { Totals::default() }, ..Counted::default() };
         self.runs.entry(run).or_insert_with(first).look(totals);
     }
@@ -391,8 +391,8 @@ mod tests {
     #[test]
     fn totals_never_decrease_when_a_run_ends() {
         let mut tally = Tally::default();
-        tally.seen(run(1), denied(5), false);
-        tally.seen(run(2), denied(1), false);
+        tally.count(run(1), denied(5), false);
+        tally.count(run(2), denied(1), false);
         assert_eq!(tally.settle(|_| true).denied_calls, 6);
         // It has ended, and its final counts are not there yet.
         assert_eq!(tally.settle(|id| *id == run(2)).denied_calls, 6);
@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(tally.runs.len(), 1);
         // Final counts of a run that was live in the same look are not counted twice.
         tally.take(Note::Final(run(2), denied(3)));
-        tally.seen(run(2), denied(2), false);
+        tally.count(run(2), denied(2), false);
         assert_eq!(tally.settle(|id| *id == run(2)).denied_calls, 10);
         assert_eq!(tally.settle(|_| false).denied_calls, 10);
     }
@@ -410,9 +410,9 @@ mod tests {
     #[test]
     fn what_was_counted_before_the_daemon_started_is_not_counted_again() {
         let mut tally = Tally::default();
-        tally.seen(run(1), denied(50), true);
+        tally.count(run(1), denied(50), true);
         assert_eq!(tally.settle(|_| true).denied_calls, 0);
-        tally.seen(run(1), denied(53), true);
+        tally.count(run(1), denied(53), true);
         assert_eq!(tally.settle(|_| true).denied_calls, 3);
     }
 
@@ -431,11 +431,11 @@ mod tests {
     fn what_an_adopted_run_does_before_the_first_look_is_counted() {
         let mut tally = Tally::default();
         tally.adopted(run(1), Some(denied(50)));
-        tally.seen(run(1), denied(54), true);
+        tally.count(run(1), denied(54), true);
         assert_eq!(tally.settle(|_| true).denied_calls, 4);
         tally.adopted(run(2), None);
-        tally.seen(run(2), denied(7), true);
-        tally.seen(run(2), denied(8), true);
+        tally.count(run(2), denied(7), true);
+        tally.count(run(2), denied(8), true);
         assert_eq!(tally.settle(|_| true).denied_calls, 5);
     }
 
@@ -443,7 +443,7 @@ mod tests {
     fn ended_runs_without_final_counts_are_bounded_and_keep_their_counts() {
         let mut tally = Tally::default();
         let many = AWAITED as u128 + 100;
-        (0..many).for_each(|n| tally.seen(run(n), denied(1), false));
+        (0..many).for_each(|n| tally.count(run(n), denied(1), false));
         assert_eq!(u128::from(tally.settle(|_| false).denied_calls), many);
         assert_eq!(tally.runs.len(), AWAITED);
     }
@@ -452,7 +452,7 @@ mod tests {
     fn ended_runs_are_bounded_and_keep_their_counts_although_nobody_asks_for_the_sum() {
         let mut tally = Tally::default();
         let many = 2 * AWAITED as u128;
-        tally.seen(run(0), denied(1), false);
+        tally.count(run(0), denied(1), false);
         (1..many).for_each(|n| tally.take(Note::Final(run(n), denied(1))));
         assert_eq!(tally.runs.len(), AWAITED);
         assert!(tally.runs.contains_key(&run(0)), "it has not ended");

@@ -35,7 +35,7 @@ impl Signed {
         Signed { sim, signed, ..Signed::default() }
     }
 
-    fn says(&self, text: &str) -> bool {
+    fn contains(&self, text: &str) -> bool {
         String::from_utf8_lossy(&self.sim.image()).contains(text)
     }
 }
@@ -73,7 +73,7 @@ impl Storage for Signed {
     }
 
     fn put_signed_aside(&mut self, _wall_ns: u64) -> io::Result<()> {
-        assert!(self.says("rolled back"), "the evidence is moved before the finding is durable");
+        assert!(self.contains("rolled back"), "the evidence is moved before the finding is durable");
         if self.failing_asides.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
             return Err(io::Error::other("no room"));
         }

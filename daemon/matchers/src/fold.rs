@@ -74,7 +74,7 @@ impl FoldedRules {
 
 /// What is at a path of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct NodeFile {
     /// The file or folder.
     pub inode: Inode,
     /// Of a device, the parts of its key: kind and major number, and minor number. See [`crate::keys::device_keys`].
@@ -96,7 +96,7 @@ pub trait Files {
     ///
     /// # Errors
     /// No more may be looked at.
-    fn look(&mut self, path: &str) -> Result<Option<Found>, Self::Error>;
+    fn look(&mut self, path: &str) -> Result<Option<NodeFile>, Self::Error>;
 
     /// The devices in a folder, and in those below it to this depth.
     ///
@@ -116,7 +116,7 @@ impl Files for NoFiles {
         Ok(())
     }
 
-    fn look(&mut self, _: &str) -> Result<Option<Found>, Infallible> {
+    fn look(&mut self, _: &str) -> Result<Option<NodeFile>, Infallible> {
         Ok(None)
     }
 

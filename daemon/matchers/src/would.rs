@@ -161,10 +161,10 @@ fn alone(policy: &Policy, rule: &Rule) -> Policy {
 
 /// The rules that do something by themselves, by `does`, strictest first.
 fn rules_that(policy: &Policy, does: impl Fn(&Policy) -> u8) -> (u8, Vec<String>) {
-    let said: Vec<(u8, String)> =
+    let effects: Vec<(u8, String)> =
         policy.rules.iter().map(|rule| (does(&alone(policy, rule)), format!("rule {}", rule.id))).collect();
-    let strictest = said.iter().map(|(effect, _)| *effect).max().unwrap_or(effect::NONE);
-    let by = said.into_iter().filter(|(said, _)| *said == strictest && *said >= effect::DENY).map(|(_, by)| by);
+    let strictest = effects.iter().map(|(effect, _)| *effect).max().unwrap_or(effect::NONE);
+    let by = effects.into_iter().filter(|(own, _)| *own == strictest && *own >= effect::DENY).map(|(_, by)| by);
     (strictest, by.collect())
 }
 
@@ -306,7 +306,7 @@ enum Use {
 
 fn of_path(policy: &Policy, path: &str, usage: Use) -> (Answer, Vec<String>) {
     let resolver = Resolver::default();
-    let said = |policy: &Policy| {
+    let effect_of = |policy: &Policy| {
         let all = effects(&compile::rules(policy, u64::MAX, &resolver), path);
         match usage {
             Use::Exec => all.exec,
@@ -314,10 +314,10 @@ fn of_path(policy: &Policy, path: &str, usage: Use) -> (Answer, Vec<String>) {
             Use::Write => all.write,
         }
     };
-    let (strictest, mut by) = rules_that(policy, said);
-    let whole = said(policy);
+    let (strictest, mut by) = rules_that(policy, effect_of);
+    let whole = effect_of(policy);
     let listed = matches!(usage, Use::Exec).then_some(policy.exec.as_ref()).flatten();
-    let by_list = said(&Policy { exec: policy.exec.clone(), ..bare(policy) });
+    let by_list = effect_of(&Policy { exec: policy.exec.clone(), ..bare(policy) });
     if listed.is_some() && by_list >= effect::DENY && by_list >= strictest {
         by.insert(0, "[exec]".to_owned());
     }
@@ -332,7 +332,7 @@ fn of_path(policy: &Policy, path: &str, usage: Use) -> (Answer, Vec<String>) {
 
 fn syscall(policy: &Policy, call: WatchedCall) -> (Answer, Vec<String>) {
     let resolver = Resolver::default();
-    let said = |policy: &Policy| {
+    let effect_of = |policy: &Policy| {
         let rules = compile::rules(policy, u64::MAX, &resolver);
         let has = |mask: u64| mask & call.mask() != 0;
         if has(rules.stop) {
@@ -343,12 +343,12 @@ fn syscall(policy: &Policy, call: WatchedCall) -> (Answer, Vec<String>) {
             effect::NONE
         }
     };
-    let (strictest, mut by) = rules_that(policy, said);
-    let by_list = said(&Policy { exec: policy.exec.clone(), ..bare(policy) });
+    let (strictest, mut by) = rules_that(policy, effect_of);
+    let by_list = effect_of(&Policy { exec: policy.exec.clone(), ..bare(policy) });
     if by_list >= effect::DENY && by_list >= strictest {
         by.insert(0, "[exec], as the call gives files another name".to_owned());
     }
-    of_effect(said(policy)).map_or((Answer::Allowed, Vec::new()), |answer| (answer, by))
+    of_effect(effect_of(policy)).map_or((Answer::Allowed, Vec::new()), |answer| (answer, by))
 }
 
 /// The event that the kernel would report.

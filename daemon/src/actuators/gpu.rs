@@ -44,14 +44,14 @@ pub enum ResetError {
         within: Duration,
     },
     /// It said no.
-    #[error("{tool} ended with {status}: {said}")]
+    #[error("{tool} ended with {status}: {output}")]
     Refused {
         /// The tool.
         tool: String,
         /// How it ended.
         status: ExitStatus,
         /// What it said.
-        said: String,
+        output: String,
     },
 }
 
@@ -124,12 +124,12 @@ fn reset_within(tool: &Path, uuid: &str, within: Duration) -> Result<String, Res
         .map_err(failed)?;
     let status = wait(&mut child, within).map_err(failed)?;
     let Some(status) = status else { return Err(ResetError::Hangs { tool: name, within }) };
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     if let Some(out) = child.stdout.take() {
-        out.take(SAID).read_to_end(&mut said).map_err(failed)?;
+        out.take(SAID).read_to_end(&mut output).map_err(failed)?;
     }
-    let said = String::from_utf8_lossy(&said).trim().to_owned();
-    if status.success() { Ok(said) } else { Err(ResetError::Refused { tool: name, status, said }) }
+    let output = String::from_utf8_lossy(&output).trim().to_owned();
+    if status.success() { Ok(output) } else { Err(ResetError::Refused { tool: name, status, output }) }
 }
 
 /// Waits for the child; kills it after the deadline. One that cannot be killed is left to init with a reaper's thread.

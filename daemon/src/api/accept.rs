@@ -145,7 +145,7 @@ impl Acceptor {
 
 impl Refusal {
     /// Tells the client why, in HTTP/2's words, and closes when it has read that, or is too slow.
-    pub async fn say(self) {
+    pub async fn send(self) {
         let said = async {
             self.stream.set_nonblocking(true)?;
             let stream = tokio::net::UnixStream::from_std(self.stream.try_clone()?)?;

@@ -132,7 +132,7 @@ fn terms(asked: &v1::StartCanaryRequest) -> Result<Terms, Status> {
 fn promote(context: &Context, asked: v1::DecideCanaryRequest, decided: Decided) -> Result<v1::Canary, Status> {
     let canaries = context.registry.canaries();
     if let Some(kept) = canaries.all().iter().find(|kept| kept.name == asked.name && kept.stage == Stage::Running)
-        && let Finding::Wait(why) | Finding::Withdraw(why) = kept.terms.judge(&kept.seen(), kept.held)
+        && let Finding::Wait(why) | Finding::Withdraw(why) = kept.terms.judge(&kept.arms(), kept.held)
         && !kept.terms.promote_if.is_empty()
         && !asked.force
     {
@@ -169,7 +169,7 @@ fn shown(kept: &Kept) -> v1::Canary {
     let texts = |all: &[Criterion]| all.iter().map(ToString::to_string).collect();
     let ms = |span: Span| span.0 / 1_000_000;
     let arm = |Arm { runs, contained, .. }: Arm, live| Some(v1::CanaryArm { runs, live, contained });
-    let (seen, live) = (kept.seen(), kept.live());
+    let (seen, live) = (kept.arms(), kept.live());
     let decided = kept.decided.as_ref();
     let finding = match kept.terms.judge(&seen, kept.held) {
         _ if kept.stage != Stage::Running => String::new(),

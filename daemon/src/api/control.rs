@@ -39,7 +39,7 @@ const WAIT: Duration = Duration::from_secs(10);
 const WAIT_FOR_DISK: Duration = Duration::from_secs(2);
 
 /// An authorised command, and how long its caller waits.
-struct Order {
+struct AuthorisedCommand {
     control: Control,
     found: FoundRun,
     share: Share,
@@ -86,7 +86,7 @@ pub(super) async fn control(
     let patience = Instant::now() + wait;
     let until = deadline.map_or(patience, |deadline| deadline.min(patience));
     let ticket = Ticket::new(Some(until));
-    let order = Order { control, found, share, wait };
+    let order = AuthorisedCommand { control, found, share, wait };
     let ticket = match repeated {
         None => ticket,
         Some(repeated) => match context.repeats.enter(repeated, ticket, Instant::now())? {
@@ -94,7 +94,7 @@ pub(super) async fn control(
             Entered::NotKept(ticket) => ticket,
             Entered::First(pending, sent) => {
                 // Apart from this request: its client may leave after the command is begun, and ask again for the answer.
-                let (context, order) = (context.clone(), Order { wait: KEPT_FOR, ..order });
+                let (context, order) = (context.clone(), AuthorisedCommand { wait: KEPT_FOR, ..order });
                 let ticket = sent.ticket();
                 tokio::spawn(async move {
                     let answer = act(&context, order, ticket, |outcome| pending.show(outcome)).await;
@@ -112,11 +112,11 @@ pub(super) async fn control(
 /// Has the command carried out. Outcomes that are not the last one are shown.
 async fn act(
     context: &Arc<Context>,
-    order: Order,
+    order: AuthorisedCommand,
     ticket: Ticket,
     show: impl Fn(v1::ControlResponse) + Send + Sync,
 ) -> Result<v1::ControlResponse, Status> {
-    let Order { control, found, share, wait } = order;
+    let AuthorisedCommand { control, found, share, wait } = order;
     let command = control.command;
     let live = match found {
         FoundRun::Live(live) => live,

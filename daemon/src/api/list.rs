@@ -39,7 +39,7 @@ pub(super) async fn list(
     let work = context.work(share).clone();
     let page = work.read(share, move || {
         let registry = &context.registry;
-        let mut found = seen(registry, all, &who);
+        let mut found = visible_runs(registry, all, &who);
         found.retain(|found| selector.selects(&found.run().labels));
         let ids = found.iter().map(|found| found.run().id);
         let (place, next) = page(ids, behind, page_size as usize);
@@ -65,12 +65,12 @@ fn brief(mut run: v1::Run) -> v1::Run {
 }
 
 /// The runs that the caller may see, each once, in the order of their ids.
-fn seen(registry: &Registry, all: bool, who: &Principal) -> Vec<FoundRun> {
+fn visible_runs(registry: &Registry, all: bool, who: &Principal) -> Vec<FoundRun> {
     found(registry, all).into_values().filter(|found| who.may_see(found.run()).is_some()).collect()
 }
 
 /// All runs, ended ones too.
-pub(super) fn seen_by_all(registry: &Registry) -> BTreeMap<RunId, FoundRun> {
+pub(super) fn all_runs(registry: &Registry) -> BTreeMap<RunId, FoundRun> {
     found(registry, true)
 }
 

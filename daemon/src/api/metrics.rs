@@ -42,7 +42,7 @@ fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
     let (counts, totals) = tallying.with(|tally| {
         for run in &live {
             let earlier = run.run.registered_wall_ns < context.started_ns;
-            tally.seen(run.run.id, run.status().counted.totals(), earlier);
+            tally.count(run.run.id, run.status().counted.totals(), earlier);
         }
         let ids: BTreeSet<RunId> = live.iter().map(|run| run.run.id).collect();
         let totals = tally.settle(|run| ids.contains(run));
@@ -99,7 +99,7 @@ fn canary(Monitored { kept, interventions, waits }: &Monitored) -> v1::MetricsCa
     let side = |Arm { runs, contained, .. }: Arm, live, interventions| {
         Some(v1::MetricsCanarySide { runs, live, contained, interventions })
     };
-    let (seen, live) = (kept.seen(), kept.live());
+    let (seen, live) = (kept.arms(), kept.live());
     v1::MetricsCanary {
         name: kept.name.clone(),
         stage: kept.stage.name().into(),

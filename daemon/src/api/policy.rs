@@ -105,7 +105,7 @@ impl v1::policy_service_server::PolicyService for Policies {
 
 /// A named policy that cannot be used, as an answer.
 pub(super) fn refused(why: &NamedError, who: &Principal) -> Status {
-    let text = said(why, who);
+    let text = error_text(why, who);
     match why {
         NamedError::BadName(_) | NamedError::Invalid { .. } => ErrorReason::PolicyInvalid.status(text),
         NamedError::None { .. } => ErrorReason::PolicyNotFound.status(text),
@@ -114,7 +114,7 @@ pub(super) fn refused(why: &NamedError, who: &Principal) -> Status {
 }
 
 /// The error, without the lines of a file that the caller may not read.
-fn said(why: &NamedError, who: &Principal) -> String {
+fn error_text(why: &NamedError, who: &Principal) -> String {
     match why {
         NamedError::Invalid { public, .. } if who.may_read_policy(*public).is_err() => {
             "it is no valid policy; its file is not readable for every user, so an administrator has to look".into()
@@ -137,6 +137,6 @@ fn named(name: String, found: Result<&policies::NamedPolicy, &NamedError>, who: 
             rules: u32::try_from(found.policy.rules.len()).unwrap_or(u32::MAX),
             error: String::new(),
         },
-        Err(why) => v1::NamedPolicy { name, error: said(why, who), ..Default::default() },
+        Err(why) => v1::NamedPolicy { name, error: error_text(why, who), ..Default::default() },
     }
 }

@@ -21,8 +21,8 @@ use failsafe_core::{
 };
 use failsafe_proto::{ErrorReason, v1};
 use prost::Message;
+use seen::ListedRun;
 pub use seen::RunChanges;
-use seen::Seen;
 use std::{sync::Arc, time::Instant};
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status};
@@ -60,7 +60,7 @@ pub(super) fn watch(
 
 /// What is sent.
 enum Item {
-    Changed(u64, RunChange, Arc<Seen>),
+    Changed(u64, RunChange, Arc<ListedRun>),
     /// The state was sent, or changes were missed, or nothing of interest changed up to it.
     At(u64, bool),
 }
@@ -93,12 +93,12 @@ struct Filter {
 }
 
 impl Filter {
-    fn wants(&self, Seen { looked, .. }: &Seen) -> bool {
+    fn wants(&self, ListedRun { looked, .. }: &ListedRun) -> bool {
         self.who.may_see_of(looked.id, looked.owner_uid).is_some() && self.selector.selects(&looked.labels)
     }
 }
 
-fn lives(seen: &Seen) -> bool {
+fn lives(seen: &ListedRun) -> bool {
     seen.looked.run.state() != v1::RunState::Ended && seen.change != RunChange::Removed
 }
 
@@ -109,17 +109,17 @@ impl Source for Watched {
         let part = {
             let view = self.context.run_changes.look(&self.context.registry);
             let mut bytes = 0;
-            let room = |seen: &Seen| {
+            let room = |seen: &ListedRun| {
                 bytes += seen.looked.run.encoded_len();
                 !bounds.are_reached(bytes)
             };
-            let wants = |seen: &Seen| lives(seen) && self.filter.wants(seen);
+            let wants = |seen: &ListedRun| lives(seen) && self.filter.wants(seen);
             self.cursor.next(&view.runs, wants, BATCH, room)
         };
         let (changed, more) = (!part.values.is_empty(), part.more);
         let seen = part.values.into_iter().filter(|(_, seen)| self.filter.wants(seen));
         let is_state = matches!(part.is, PartIs::State | PartIs::Complete(_));
-        let change = |seen: &Seen| if is_state { RunChange::Present } else { seen.change };
+        let change = |seen: &ListedRun| if is_state { RunChange::Present } else { seen.change };
         let mut items: Vec<Item> = seen.map(|(revision, seen)| Item::Changed(revision, change(&seen), seen)).collect();
         let at = match part.is {
             PartIs::State => None,

@@ -311,7 +311,7 @@ fn admitted(arrivals: impl Stream<Item = Incoming>) -> impl Stream<Item = io::Re
             Ok(Admitted::new(Connection::new(stream), arrival.peer))
         })),
         Incoming::Refuse(refusal) => {
-            tokio::spawn(refusal.say());
+            tokio::spawn(refusal.send());
             None
         }
     })

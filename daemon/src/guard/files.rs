@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use failsafe_matchers::fold::{Files, Found};
+use failsafe_matchers::fold::{Files, NodeFile};
 use failsafe_matchers::keys::Inode;
 /// How much of the file system making the tables may look at.
 #[derive(Clone, Copy, Debug)]
@@ -67,10 +67,10 @@ impl Files for NodeFiles<'_> {
         Err(TooManyFiles { limit, looked_at: self.looked_at, folder: folder.to_owned() })
     }
 
-    fn look(&mut self, path: &str) -> Result<Option<Found>, TooManyFiles> {
+    fn look(&mut self, path: &str) -> Result<Option<NodeFile>, TooManyFiles> {
         self.count(path)?;
         let meta = fs::metadata(below(self.root, path)).ok();
-        Ok(meta.map(|meta| Found { inode: inode_of(&meta), device: device_key(&meta) }))
+        Ok(meta.map(|meta| NodeFile { inode: inode_of(&meta), device: device_key(&meta) }))
     }
 
     fn devices(&mut self, folder: &str, depth: u32) -> Result<Vec<String>, TooManyFiles> {

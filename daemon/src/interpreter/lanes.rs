@@ -149,7 +149,7 @@ impl Work {
             Action::Thaw => self.thaw(job),
             Action::Recapture { pid } => recapture(&job.live, pid),
         };
-        self.tell_outcome(job, action, report);
+        self.report_outcome(job, action, report);
     }
 
     fn until(&self) -> Instant {

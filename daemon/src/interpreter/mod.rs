@@ -142,7 +142,7 @@ impl Interpreter {
 }
 
 impl Work {
-    fn tell_outcome(&self, job: &Job, action: Action, report: Report) {
+    fn report_outcome(&self, job: &Job, action: Action, report: Report) {
         (self.tell)(ActuatorReport::Outcome(outcome_of(&job.decision, action, report)));
     }
 }

@@ -103,7 +103,7 @@ impl Verifier {
                 }
                 Next::Superseded => {
                     let Pending { mut job, .. } = self.pending.swap_remove(at);
-                    self.work.tell_outcome(&job, Action::Freeze, Report::superseded());
+                    self.work.report_outcome(&job, Action::Freeze, Report::superseded());
                     job.held = false;
                     self.lanes.go_on(&self.work, job);
                 }
@@ -126,7 +126,7 @@ pub(super) fn frozen(work: &Work, job: &mut Job, outcome: &FreezeOutcome) {
     job.live.note_freeze(outcome);
     let report = outcome::freeze(outcome);
     job.held = matches!(report.verdict, Verdict::Proved);
-    work.tell_outcome(job, Action::Freeze, report);
+    work.report_outcome(job, Action::Freeze, report);
 }
 
 enum Next {

@@ -72,7 +72,7 @@ pub struct Attribution {
 struct OnGpu {
     last: Option<Work>,
     runs: BTreeMap<RunId, Totals>,
-    told: BTreeSet<(RunId, ForeignProcess)>,
+    reported: BTreeSet<(RunId, ForeignProcess)>,
 }
 
 /// Of one run on one GPU. Nanoseconds and microjoules: a sample's share is often less than the signals' units.
@@ -218,7 +218,7 @@ impl Attribution {
             let own = processes.iter().filter(|p| p.run == Some(*run)).filter_map(|p| p.memory);
             total.memory = own.fold(0, |sum, bytes| sum.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX)));
             let utilization = busy(*run).filter(|_| there.contains(run)).map(|busy| busy.sum / busy.of);
-            found.uses.push((*run, total.told(utilization, parts.sharing)));
+            found.uses.push((*run, total.gpu_use(utilization, parts.sharing)));
         }
         let foreign: BTreeSet<(RunId, ForeignProcess)> = holders
             .iter()
@@ -233,8 +233,8 @@ impl Attribution {
                 strange.map(|p| (*holder, ForeignProcess { pid: p.pid, of: p.run }))
             })
             .collect();
-        found.foreign.extend(foreign.difference(&on_gpu.told));
-        on_gpu.told = foreign;
+        found.foreign.extend(foreign.difference(&on_gpu.reported));
+        on_gpu.reported = foreign;
         for run in concerned {
             let all = self.gpus.values().filter_map(|gpu| gpu.runs.get(&run));
             let sum = |of: fn(&Totals) -> i64| all.clone().map(of).fold(0, i64::saturating_add);
@@ -258,7 +258,7 @@ impl Attribution {
 }
 
 impl Totals {
-    fn told(&self, utilization: Option<i64>, sharing: Sharing) -> GpuUse {
+    fn gpu_use(&self, utilization: Option<i64>, sharing: Sharing) -> GpuUse {
         let positive = |value: i64| u64::try_from(value).unwrap_or(0);
         GpuUse {
             utilization,
@@ -369,11 +369,11 @@ mod tests {
         let in_slice = |pid, of, slice| GpuProcessView { slice: Some((slice, Some(0))), ..process(pid, of) };
         let there = [in_slice(1, Some(a), 2), in_slice(2, Some(b), 3), in_slice(3, None, 3), in_slice(4, None, 2)];
         let mut all = Attribution::default();
-        let told = all.take(&gpu, work(0, 0), &there, &[a].into(), &Slices::default()).foreign;
-        assert_eq!(told, [(a, ForeignProcess { pid: 4, of: None })], "only what is in its own slice");
+        let foreign = all.take(&gpu, work(0, 0), &there, &[a].into(), &Slices::default()).foreign;
+        assert_eq!(foreign, [(a, ForeignProcess { pid: 4, of: None })], "only what is in its own slice");
         let mut all = Attribution::default();
-        let told = all.take(&gpu, work(0, 0), &there[1..], &[a].into(), &Slices::default()).foreign;
-        assert_eq!(told, [], "which slice is the run's is not known before it is there");
+        let foreign = all.take(&gpu, work(0, 0), &there[1..], &[a].into(), &Slices::default()).foreign;
+        assert_eq!(foreign, [], "which slice is the run's is not known before it is there");
     }
 
     #[test]
@@ -381,8 +381,8 @@ mod tests {
         let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
         let mut all = Attribution::default();
         let both = [process(1, Some(a)), process(3, Some(b)), process(9, None)];
-        let told = all.take(&gpu, work(0, 0), &both, &[a].into(), &Slices::default()).foreign;
-        assert_eq!(told, [(a, ForeignProcess { pid: 3, of: Some(b) }), (a, ForeignProcess { pid: 9, of: None })]);
+        let foreign = all.take(&gpu, work(0, 0), &both, &[a].into(), &Slices::default()).foreign;
+        assert_eq!(foreign, [(a, ForeignProcess { pid: 3, of: Some(b) }), (a, ForeignProcess { pid: 9, of: None })]);
         assert_eq!(all.take(&gpu, work(1, 0), &both, &[a].into(), &Slices::default()).foreign, []);
         assert_eq!(all.take(&gpu, work(2, 0), &both[..1], &[a].into(), &Slices::default()).foreign, []);
         assert_eq!(all.take(&gpu, work(3, 0), &both[..2], &[a].into(), &Slices::default()).foreign.len(), 1);

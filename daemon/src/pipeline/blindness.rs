@@ -51,7 +51,7 @@ mod tests {
         [[rule]]\nid = \"loss\"\nrationale = \"x\"\nwhen = { signal = \"metric.loss\", above = 5 }\nactions = [\"notify\"]\n";
 
     /// The text of the decision that the input leads to.
-    fn told(input: impl FnOnce(failsafe_core::RunId) -> Input) -> String {
+    fn cause_text(input: impl FnOnce(failsafe_core::RunId) -> Input) -> String {
         let policy = parse("p", POLICY).unwrap();
         let run = crate::testing::run("01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d", 1000, policy.digest());
         let run = failsafe_core::input::Run { gpus: [GpuId("GPU-0".into())].into(), ..run };
@@ -70,7 +70,7 @@ mod tests {
         let at = MonoTime(1);
         let gap = |what: &str, lost| {
             let what = what.to_owned();
-            told(|_| {
+            cause_text(|_| {
                 Input::Gap(Gap { seq: 0, at, source: Source::Ebpf, run: None, gpu: None, what, lost, blind: true })
             })
         };
@@ -84,16 +84,16 @@ mod tests {
 
         let (source, gpu, kind) = (Source::Nvml, GpuId("GPU-0".into()), Kind::GpuTemperature);
         let unread =
-            told(|_| Input::Unread(Unread { seq: 0, at, source, gpu, kind, why: Some("NVML: timeout".into()) }));
+            cause_text(|_| Input::Unread(Unread { seq: 0, at, source, gpu, kind, why: Some("NVML: timeout".into()) }));
         assert!(unread.starts_with("gpu.temperature of GPU-0 cannot be read: NVML: timeout"), "{unread}");
 
         let why = Some("no value of metric.loss for 5 min".to_owned());
-        let silent = told(|run| {
+        let silent = cause_text(|run| {
             Input::Silent(Silent { seq: 0, at, run, metric: "loss".into(), rules: vec!["loss".into()], why })
         });
         assert_eq!(silent, "no value of metric.loss for 5 min; not judged: rule loss", "the reason is there once");
 
-        let stale = told(|_| Input::Tick(MonoTime(60_000_000_000)));
+        let stale = cause_text(|_| Input::Tick(MonoTime(60_000_000_000)));
         assert!(stale.starts_with("no value came for 10 s: the ebpf sensor is blind"), "{stale}");
     }
 }

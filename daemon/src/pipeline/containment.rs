@@ -205,33 +205,34 @@ mod tests {
     fn a_gpu_run_is_contained_only_when_its_gpus_are_idle_after_the_freeze() {
         let (a, b) = (GpuId("GPU-a".into()), GpuId("GPU-b".into()));
         let mut c = Containments::default();
-        let told = c.frozen(outcome(Action::Freeze, Verdict::Proved, 100), &[a.clone(), b.clone()].into());
-        assert!(matches!(&told.verdict, Verdict::Partial(missing) if missing.len() == 2));
+        let reported = c.frozen(outcome(Action::Freeze, Verdict::Proved, 100), &[a.clone(), b.clone()].into());
+        assert!(matches!(&reported.verdict, Verdict::Partial(missing) if missing.len() == 2));
         assert!(c.gpu(&a, ms(900), 0).is_empty(), "taken before it could show");
         assert!(c.gpu(&a, ms(1_200), 97_000).is_empty());
         assert!(c.gpu(&b, ms(1_200), 0).is_empty());
         let settled = c.gpu(&a, ms(2_200), 0);
         assert_eq!((settled[0].verdict.clone(), settled[0].took), (Verdict::Proved, Span::from_millis(2_101)));
-        assert!(!c.is_partial(told.decision.run));
+        assert!(!c.is_partial(reported.decision.run));
     }
 
     #[test]
     fn a_d_state_task_keeps_it_partial_until_the_guard_sees_it_frozen() {
         let mut c = Containments::default();
-        let told = c.frozen(outcome(Action::Freeze, Verdict::Partial(vec!["pid 7 in D".into()]), 1), &BTreeSet::new());
-        assert!(c.is_partial(told.decision.run));
-        assert_eq!(c.cgroup_frozen(told.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
-        assert!(c.cgroup_frozen(told.decision.run, ms(6)).is_none());
+        let reported =
+            c.frozen(outcome(Action::Freeze, Verdict::Partial(vec!["pid 7 in D".into()]), 1), &BTreeSet::new());
+        assert!(c.is_partial(reported.decision.run));
+        assert_eq!(c.cgroup_frozen(reported.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
+        assert!(c.cgroup_frozen(reported.decision.run, ms(6)).is_none());
     }
 
     #[test]
     fn a_freeze_that_failed_is_proved_once_the_guard_sees_it_frozen() {
         let mut c = Containments::default();
         let failed = Verdict::Failed("writing cgroup.freeze: EIO".into());
-        let told = c.frozen(outcome(Action::Freeze, failed.clone(), 1), &BTreeSet::new());
-        assert_eq!(told.verdict, failed, "it is told as it is");
-        assert!(c.is_partial(told.decision.run));
-        assert_eq!(c.cgroup_frozen(told.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
+        let reported = c.frozen(outcome(Action::Freeze, failed.clone(), 1), &BTreeSet::new());
+        assert_eq!(reported.verdict, failed, "it is told as it is");
+        assert!(c.is_partial(reported.decision.run));
+        assert_eq!(c.cgroup_frozen(reported.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
     }
 
     #[test]

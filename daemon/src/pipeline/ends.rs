@@ -18,11 +18,11 @@ pub(super) const END_AFTER: Duration = Duration::from_millis(100);
 const KILL_SETTLES: Duration = Duration::from_secs(2);
 
 /// An answer, and who waits for it.
-pub(super) type Waiting = (Answer, UnboundedSender<Answer>);
+pub(super) type KillReply = (Answer, UnboundedSender<Answer>);
 
 struct Killed {
     since: Instant,
-    waiting: Vec<Waiting>,
+    waiting: Vec<KillReply>,
 }
 
 /// What is known of the ends of runs.
@@ -75,7 +75,7 @@ impl Ends {
     }
 
     /// The run was killed, with proof; `waiting` is answered at its end.
-    pub(super) fn killed(&mut self, run: RunId, waiting: Option<Waiting>, now: Instant) {
+    pub(super) fn killed(&mut self, run: RunId, waiting: Option<KillReply>, now: Instant) {
         let killed = self.killed.entry(run).or_insert_with(|| Killed { since: now, waiting: Vec::new() });
         killed.waiting.extend(waiting);
     }
@@ -86,7 +86,7 @@ impl Ends {
     }
 
     /// Whoever waits for the end of a killed run that somebody came into after it was empty; none before [`KILL_SETTLES`].
-    pub(super) fn given_up(&mut self, run: RunId, now: Instant) -> Vec<Waiting> {
+    pub(super) fn given_up(&mut self, run: RunId, now: Instant) -> Vec<KillReply> {
         let late = |killed: &Killed| now.saturating_duration_since(killed.since) >= KILL_SETTLES;
         if !self.killed.get(&run).is_some_and(late) {
             return Vec::new();
@@ -95,7 +95,7 @@ impl Ends {
     }
 
     /// The run has ended. Returns those who killed it and wait.
-    pub(super) fn ended(&mut self, run: RunId) -> Vec<Waiting> {
+    pub(super) fn ended(&mut self, run: RunId) -> Vec<KillReply> {
         self.emptied.remove(&run);
         self.recaptures.remove(&run);
         self.killed.remove(&run).map(|killed| killed.waiting).unwrap_or_default()
@@ -131,7 +131,7 @@ mod tests {
         }
     }
 
-    fn waiting() -> (Waiting, tokio::sync::mpsc::UnboundedReceiver<Answer>) {
+    fn waiting() -> (KillReply, tokio::sync::mpsc::UnboundedReceiver<Answer>) {
         let (tell, answers) = tokio::sync::mpsc::unbounded_channel();
         let outcome = Outcome {
             decision: DecisionId { run: run(), n: 1 },

@@ -70,21 +70,21 @@ pub fn start(
     let driver = &config.nvml.driver_proc;
     let new =
         || KernelLogIngest { pipeline: pipeline.clone(), node: node.clone(), driver: driver.clone(), lost: 0, cut: 0 };
-    let told = new();
+    let ingest = new();
     let path = &config.kernel_log.path;
     if config.kernel_log.disabled {
-        told.see(Some("disabled by the configuration".into()));
+        ingest.see(Some("disabled by the configuration".into()));
         return None;
     }
     let mut heard = new();
     // Before its thread starts: the thread counts what is lost.
-    told.see(None);
+    ingest.see(None);
     match Kmsg::spawn(path, lines, before.after, move |event| heard.take(event)) {
         Ok(kmsg) => Some(kmsg),
         Err(error) => {
             let why = chain(&error);
             tracing::warn!(why, "no sight of the kernel's log");
-            told.see(Some(why));
+            ingest.see(Some(why));
             None
         }
     }
@@ -161,7 +161,7 @@ impl KernelLogIngest {
         self.node().sensors.insert(Source::Kernel, view);
     }
 
-    fn tell(&self, message: super::Message) {
+    fn send(&self, message: super::Message) {
         // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
         let _closed = self.pipeline.send(message);
     }
@@ -169,14 +169,14 @@ impl KernelLogIngest {
     fn gap(&self, what: String, lost: u64, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
         let gap = Gap { seq: 0, at, source: Source::Kernel, run: None, gpu: None, what, lost, blind };
-        self.tell(super::Message::Input(Input::Gap(gap)));
+        self.send(super::Message::Input(Input::Gap(gap)));
     }
 
     fn take(&mut self, event: KmsgEvent) {
         match event {
-            KmsgEvent::LogFact { said, at, sequence, past } => {
-                if let Some(heard) = self.heard(said, at) {
-                    self.tell(super::Message::Kernel(Box::new(Message { heard, sequence, past })));
+            KmsgEvent::LogFact { fact, at, sequence, past } => {
+                if let Some(heard) = self.heard(fact, at) {
+                    self.send(super::Message::Kernel(Box::new(Message { heard, sequence, past })));
                 }
             }
             KmsgEvent::Lost { records } => {
@@ -196,11 +196,11 @@ impl KernelLogIngest {
     }
 
     /// The part of the node that the record is about; `None` if it changes no health.
-    fn heard(&self, said: LogFact, at: MonoTime) -> Option<LogFinding> {
+    fn heard(&self, fact: LogFact, at: MonoTime) -> Option<LogFinding> {
         let noted = |target, code, level, text, advice| {
             Some(LogFinding::Fact(Fact::Noted { target, code, level, text, advice, at }))
         };
-        match said {
+        match fact {
             LogFact::Xid { bus, code, slice: of, text } => match self.gpu(bus) {
                 Some(gpu) => {
                     let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,8 +238,8 @@ impl KernelLogIngest {
 
     fn gpu(&self, bus: Option<Bus>) -> Option<GpuId> {
         let bus = bus?;
-        let told = self.node().gpus.values().find(|gpu| gpu.bus == Some(bus)).map(|gpu| gpu.uuid.clone());
-        told.or_else(|| nvidia_proc::uuid_at(&self.driver, bus).map(GpuId))
+        let listed = self.node().gpus.values().find(|gpu| gpu.bus == Some(bus)).map(|gpu| gpu.uuid.clone());
+        listed.or_else(|| nvidia_proc::uuid_at(&self.driver, bus).map(GpuId))
     }
 }
 

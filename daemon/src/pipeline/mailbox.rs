@@ -71,20 +71,20 @@ impl Poster {
                 .unwrap_or_else(PoisonError::into_inner);
             if late.timed_out() {
                 drop(waiting);
-                self.tell();
+                self.wake_pipeline();
                 continue;
             }
             let first = waiting.is_empty();
             waiting.push(event);
             drop(waiting);
             if first {
-                self.tell();
+                self.wake_pipeline();
             }
             return;
         }
     }
 
-    fn tell(&mut self) {
+    fn wake_pipeline(&mut self) {
         self.ended = self.pipeline.send(Message::Events(self.mailbox.clone())).is_err();
     }
 }

@@ -119,7 +119,7 @@ pub enum Message {
         done: tokio::sync::oneshot::Sender<(Vec<failsafe_core::decision::Observation>, usize)>,
     },
     /// A shadow begins or ends.
-    Shadow(shadows::Order),
+    Shadow(shadows::ShadowChange),
     /// Of the node's health.
     Health(health::Message),
     /// From the kernel's log.
@@ -382,9 +382,9 @@ impl Pipeline {
     }
 
     /// A shadow begins with what is known of the run now, or ends, between two inputs.
-    fn shadow(&mut self, order: shadows::Order) {
+    fn shadow(&mut self, order: shadows::ShadowChange) {
         match order {
-            shadows::Order::Begin(beginning) => match self.judge.state.gpus(beginning.run()) {
+            shadows::ShadowChange::Begin(beginning) => match self.judge.state.gpus(beginning.run()) {
                 Some(gpus) => {
                     let frozen = self.judge.state.is_frozen(beginning.run());
                     let now = Now { gpus: gpus.clone(), frozen, at: MonoTime(clock::monotonic_ns()) };
@@ -392,7 +392,7 @@ impl Pipeline {
                 }
                 None => beginning.refuse(),
             },
-            shadows::Order::End(ending) => self.parts.shadows.end(ending),
+            shadows::ShadowChange::End(ending) => self.parts.shadows.end(ending),
         }
     }
 

@@ -214,10 +214,10 @@ impl NvmlIngest {
                     }
                     Some(uuid) => {
                         self.on_gpu(uuid, |view| view.failing = vec![why.clone()]);
-                        if nvml::says_lost(&why) {
+                        if nvml::means_lost(&why) {
                             let (gpu, at) = (GpuId(uuid.clone()), MonoTime(clock::monotonic_ns()));
                             self.fact(Fact::Lost { gpu, why: why.clone(), at });
-                        } else if nvml::says_reset_required(&why) {
+                        } else if nvml::means_reset_required(&why) {
                             let at = MonoTime(clock::monotonic_ns());
                             self.fact(Fact::Noted {
                                 target: Target::Gpu(GpuId(uuid.clone())),

@@ -14,7 +14,7 @@ pub use kept::{Decided, Kept, New};
 use super::LiveRun;
 use failsafe_core::{
     Mode, Policy, PolicyDigest, RunId,
-    canary::{Finding, LABEL, Seen, Side, Stage, draw},
+    canary::{Arms, Finding, LABEL, Side, Stage, draw},
     time::Span,
 };
 use std::{
@@ -316,7 +316,7 @@ impl Canaries {
     pub fn monitored(&self) -> Vec<Monitored> {
         let known = self.known();
         let one = |One { kept, interventions, .. }: &One| Monitored {
-            waits: kept.stage == Stage::Running && kept.terms.waits_for_command(&kept.seen(), kept.held),
+            waits: kept.stage == Stage::Running && kept.terms.waits_for_command(&kept.arms(), kept.held),
             interventions: *interventions,
             kept: kept.clone(),
         };
@@ -352,7 +352,7 @@ impl Canaries {
             *stored &= !kept.retain(|run| lives.contains(&run) || watched.contains_key(&run));
             kept.holds_for(elapsed);
             *stored &= kept.held >= *stored_held && kept.held.0 - stored_held.0 < HELD_LOST.0;
-            match kept.terms.judge(&kept.seen(), kept.held) {
+            match kept.terms.judge(&kept.arms(), kept.held) {
                 Finding::Wait(_) => {}
                 finding => found.push((kept.name.clone(), finding)),
             }
@@ -381,9 +381,9 @@ impl Canaries {
         self.known().unstored = unstored;
     }
 
-    /// What was seen of the runs of a name.
-    pub fn seen(&self, name: &str) -> Option<Seen> {
-        self.known().all.get(name).map(|one| one.kept.seen())
+    /// The counts of the runs of a name.
+    pub fn arms(&self, name: &str) -> Option<Arms> {
+        self.known().all.get(name).map(|one| one.kept.arms())
     }
 }
 

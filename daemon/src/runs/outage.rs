@@ -26,8 +26,8 @@ pub fn found(outage: &Outage, now: MonoTime) -> Option<String> {
 
 /// What was not seen and is not in the audit log yet. `told` is the number of losses that it has; `watches`: calls of the run
 /// are watched.
-pub fn gaps(outage: &Outage, run: RunId, (told, watches): (u64, bool), now: MonoTime) -> Vec<Gap> {
-    let lost = outage.lost.saturating_sub(told);
+pub fn gaps(outage: &Outage, run: RunId, (reported, watches): (u64, bool), now: MonoTime) -> Vec<Gap> {
+    let lost = outage.lost.saturating_sub(reported);
     let unnoted = outage.counted.counters.untracked;
     let blind = u64::from(watches && !outage.calls);
     let all = [
@@ -91,9 +91,9 @@ mod tests {
         let counters = Counters { denied_calls: 1, dropped_packets: 2, events, ..none };
         let counted = Total { counters, lost: 0 };
         let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0, calls: false, foreign: None };
-        let told = found(&outage, MonoTime(3_500_000_000));
+        let reported = found(&outage, MonoTime(3_500_000_000));
         assert_eq!(
-            told.as_deref(),
+            reported.as_deref(),
             Some("in the 2.5 s since a daemon last looked: 1 network call refused, 2 packets dropped")
         );
         let quiet = Outage { counted: Total { counters: Counters { events, ..none }, lost: 0 }, ..outage };
@@ -103,8 +103,8 @@ mod tests {
     #[test]
     fn a_loss_that_the_log_has_is_not_reported_again() {
         let outage = Outage { since_ns: None, counted: Total::NONE, lost: 10, calls: false, foreign: None };
-        let gaps = |told, watches| gaps(&outage, RunId(uuid::Uuid::nil()), (told, watches), MonoTime(0));
-        let lost = |told| gaps(told, false).iter().map(|gap| gap.lost).sum::<u64>();
+        let gaps = |reported, watches| gaps(&outage, RunId(uuid::Uuid::nil()), (reported, watches), MonoTime(0));
+        let lost = |reported| gaps(reported, false).iter().map(|gap| gap.lost).sum::<u64>();
         assert_eq!((lost(0), lost(7), lost(10), lost(11)), (10, 3, 0, 0));
         assert!(gaps(10, false).is_empty());
         assert!(gaps(10, true)[0].what.starts_with("watched calls were not seen"));

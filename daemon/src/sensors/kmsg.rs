@@ -37,7 +37,7 @@ pub enum KmsgEvent {
     /// Something about the hardware.
     LogFact {
         /// What.
-        said: LogFact,
+        fact: LogFact,
         /// When it was read; when it was written, where that was before this sensor.
         at: MonoTime,
         /// The record's number.
@@ -216,8 +216,8 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
         // long before.
         let now = clock::monotonic_ns();
         let at = MonoTime(if self.past { now.min(record.micros.saturating_mul(1_000)) } else { now });
-        if let Some(said) = self.lines.hear(&record.message, at) {
-            (self.sink)(KmsgEvent::LogFact { said, at, sequence: record.sequence, past: self.past });
+        if let Some(fact) = self.lines.hear(&record.message, at) {
+            (self.sink)(KmsgEvent::LogFact { fact, at, sequence: record.sequence, past: self.past });
         }
     }
 }
@@ -255,13 +255,13 @@ mod tests {
         fifo.write_all(b"4,7,1,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1\n SUBSYSTEM=pci\n6,8,2,-;usb 1-1: new\n")
             .unwrap();
         let event = rx.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(event, KmsgEvent::LogFact { said: LogFact::Xid { code: 79, .. }, .. }), "{event:?}");
+        assert!(matches!(event, KmsgEvent::LogFact { fact: LogFact::Xid { code: 79, .. }, .. }), "{event:?}");
         drop(fifo);
         let mut again = OpenOptions::new().write(true).open(&path).unwrap();
         again.write_all(b"4,11,3,-;NVRM: Xid (PCI:0000:3b:00): 95, x\n").unwrap();
         assert_eq!(rx.recv_timeout(Duration::from_secs(10)).unwrap(), KmsgEvent::Lost { records: 2 });
         let event = rx.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(event, KmsgEvent::LogFact { said: LogFact::Xid { code: 95, .. }, .. }), "{event:?}");
+        assert!(matches!(event, KmsgEvent::LogFact { fact: LogFact::Xid { code: 95, .. }, .. }), "{event:?}");
         drop(kmsg);
         assert!(rx.recv_timeout(Duration::from_secs(1)).is_err(), "stopped");
     }
@@ -277,7 +277,7 @@ mod tests {
             let (tx, rx) = mpsc::channel();
             let kmsg = Kmsg::spawn(&path, Lines::built_in().unwrap(), after, move |event| tx.send(event).unwrap());
             (kmsg.unwrap(), move || match rx.recv_timeout(Duration::from_secs(10)).unwrap() {
-                KmsgEvent::LogFact { said: LogFact::Xid { code, .. }, at, sequence, past } => {
+                KmsgEvent::LogFact { fact: LogFact::Xid { code, .. }, at, sequence, past } => {
                     (code, at.0, sequence, past)
                 }
                 KmsgEvent::Lost { records } => (0, records, 0, false),
@@ -320,7 +320,7 @@ mod tests {
         reader.bytes(b"NVRM\n4,9,1,-;NVRM: Xid (PCI:0000:3b:00): 48, x\n");
         assert_eq!(rx.try_recv().unwrap(), KmsgEvent::Cut, "told once");
         let event = rx.try_recv().unwrap();
-        assert!(matches!(event, KmsgEvent::LogFact { said: LogFact::Xid { code: 48, .. }, .. }), "{event:?}");
+        assert!(matches!(event, KmsgEvent::LogFact { fact: LogFact::Xid { code: 48, .. }, .. }), "{event:?}");
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
         reader.bytes(long.as_bytes());
         assert_eq!(rx.try_recv().unwrap(), KmsgEvent::Cut);
         let event = rx.try_recv().unwrap();
-        assert!(matches!(event, KmsgEvent::LogFact { said: LogFact::Xid { code: 48, .. }, .. }), "{event:?}");
+        assert!(matches!(event, KmsgEvent::LogFact { fact: LogFact::Xid { code: 48, .. }, .. }), "{event:?}");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! Invariants: it is given up only when it judges, when its run is over, or for a reason that does not change. What can change is tried
 //! again: a place that others have now, and a run that the registry has and the pipeline does not have yet.
 
-use super::{Asked, By, Delayed, Order, Refused, Shadows, Stored};
+use super::{Asked, By, Delayed, Refused, ShadowChange, Shadows, Stored};
 use failsafe_core::{Policy, PolicyDigest, RunId, input::Run};
 use std::sync::Arc;
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
@@ -13,7 +13,7 @@ const TAKEN_UP: &str = "its run is being taken up";
 const GUARDED: &str = "its run is guarded: it is not judged";
 
 /// What is known of its run.
-pub enum Found {
+pub enum RunLookup {
     /// It is judged by this policy.
     Live(Box<Run>, Arc<Policy>),
     /// It may be judged later.
@@ -22,15 +22,15 @@ pub enum Found {
     Over,
 }
 
-impl Found {
+impl RunLookup {
     /// `guarded` is looked at first: a run that is taken up between the two looks is live before it stops being guarded, so that it is found
     /// in one of them.
-    pub fn of(guarded: impl FnOnce() -> bool, live: impl FnOnce() -> Option<(Box<Run>, Arc<Policy>)>) -> Found {
+    pub fn of(guarded: impl FnOnce() -> bool, live: impl FnOnce() -> Option<(Box<Run>, Arc<Policy>)>) -> RunLookup {
         let guarded = guarded();
         match live() {
-            Some((run, enforced)) => Found::Live(run, enforced),
-            None if guarded => Found::Guarded,
-            None => Found::Over,
+            Some((run, enforced)) => RunLookup::Live(run, enforced),
+            None if guarded => RunLookup::Guarded,
+            None => RunLookup::Over,
         }
     }
 }
@@ -90,8 +90,8 @@ impl Pending {
     }
 
     /// One attempt, or a look at what came of the last one. `send` hands an order to the pipeline.
-    pub fn attempt(&mut self, found: Found, shadows: &Shadows, send: impl FnOnce(Order)) -> Attempt {
-        let why = if matches!(found, Found::Guarded) { GUARDED } else { TAKEN_UP };
+    pub fn attempt(&mut self, found: RunLookup, shadows: &Shadows, send: impl FnOnce(ShadowChange)) -> Attempt {
+        let why = if matches!(found, RunLookup::Guarded) { GUARDED } else { TAKEN_UP };
         let attempt = match shadows.delayed.contains(self.run(), self.digest) {
             true => self.try_to_begin(found, shadows, send),
             false => Attempt::Removed,
@@ -106,11 +106,11 @@ impl Pending {
         attempt
     }
 
-    fn try_to_begin(&mut self, found: Found, shadows: &Shadows, send: impl FnOnce(Order)) -> Attempt {
+    fn try_to_begin(&mut self, found: RunLookup, shadows: &Shadows, send: impl FnOnce(ShadowChange)) -> Attempt {
         let (run, enforced) = match found {
-            Found::Live(run, enforced) => (*run, enforced),
-            Found::Guarded => return Attempt::Waits,
-            Found::Over => return Attempt::Over,
+            RunLookup::Live(run, enforced) => (*run, enforced),
+            RunLookup::Guarded => return Attempt::Waits,
+            RunLookup::Over => return Attempt::Over,
         };
         if let Some(begun) = &mut self.begun {
             let answer = match begun.try_recv() {

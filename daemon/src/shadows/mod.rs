@@ -16,7 +16,7 @@ mod judge;
 mod kept;
 mod list;
 
-pub use again::{Attempt, Found, Pending};
+pub use again::{Attempt, Pending, RunLookup};
 pub use book::{Group, Named};
 pub use delayed::Delayed;
 pub use feed::Feed;
@@ -67,7 +67,7 @@ pub struct Asked {
 }
 
 /// What goes through the pipeline, so that it takes effect between two inputs.
-pub enum Order {
+pub enum ShadowChange {
     /// A shadow begins.
     Begin(Box<Beginning>),
     /// One is ended.
@@ -160,17 +160,17 @@ impl Shadows {
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn add(&self, asked: Asked) -> Result<(Order, oneshot::Receiver<Result<(), Refused>>), Refused> {
+    pub fn add(&self, asked: Asked) -> Result<(ShadowChange, oneshot::Receiver<Result<(), Refused>>), Refused> {
         let place = self.list.take(&asked)?;
         let (done, wait) = oneshot::channel();
-        Ok((Order::Begin(Box::new(Beginning { asked, place, done })), wait))
+        Ok((ShadowChange::Begin(Box::new(Beginning { asked, place, done })), wait))
     }
 
     /// An order that ends a shadow; then what it found is known, unless it has ended meanwhile.
-    pub fn remove(&self, shadow: &Listed, actor: Actor) -> (Order, oneshot::Receiver<Group>) {
+    pub fn remove(&self, shadow: &Listed, actor: Actor) -> (ShadowChange, oneshot::Receiver<Group>) {
         let (done, wait) = oneshot::channel();
         let Listed { run, digest, by, .. } = shadow;
-        (Order::End(Ending { run: *run, digest: *digest, by: by.clone(), actor, done }), wait)
+        (ShadowChange::End(Ending { run: *run, digest: *digest, by: by.clone(), actor, done }), wait)
     }
 
     /// Keeps a shadow that somebody asked for, so that the next daemon has it, too. One that was removed or has ended meanwhile is not

@@ -119,7 +119,7 @@ fn held() -> (Shadows, Feed, std::sync::mpsc::Sender<()>, (LogOwner, tempfile::T
 
 fn begin(shadows: &Shadows, feed: &mut Feed, asked: Asked) {
     let (order, _wait) = shadows.add(asked).unwrap();
-    let Order::Begin(beginning) = order else { panic!() };
+    let ShadowChange::Begin(beginning) = order else { panic!() };
     feed.begin(beginning, Now::default());
 }
 
@@ -164,7 +164,7 @@ fn after_the_last_shadow_of_a_run_nothing_is_handed_on() {
     let run = asked.run.id;
     begin(&shadows, &mut feed, asked.clone());
     let (order, ended) = shadows.remove(&shadows.list()[0], Actor::Daemon);
-    let Order::End(ending) = order else { panic!() };
+    let ShadowChange::End(ending) = order else { panic!() };
     feed.end(ending);
     drop(hold);
     assert_eq!(ended.blocking_recv().unwrap().live, 0);
@@ -235,7 +235,7 @@ fn entries_that_come_between_the_end_of_a_shadow_and_the_beginning_of_the_next_g
     let run = asked.run.id;
     begin(&shadows, &mut feed, asked.clone());
     let (order, _ended) = shadows.remove(&shadows.list()[0], Actor::Daemon);
-    let Order::End(ending) = order else { panic!() };
+    let ShadowChange::End(ending) = order else { panic!() };
     feed.end(ending);
     (0..100).for_each(|n| feed.entry(run, &tick(n), &[], || false));
     let other = Asked { policy: policy("q"), digest: policy("q").digest(), ..asked };
@@ -249,7 +249,7 @@ fn entries_that_come_between_the_end_of_a_shadow_and_the_beginning_of_the_next_g
 }
 
 /// Keeps a shadow that has its place.
-fn kept_place(shadows: &Shadows, asked: &Asked) -> (Order, oneshot::Receiver<Result<(), Refused>>) {
+fn kept_place(shadows: &Shadows, asked: &Asked) -> (ShadowChange, oneshot::Receiver<Result<(), Refused>>) {
     let place = shadows.add(asked.clone()).unwrap();
     shadows.keep(asked).unwrap();
     place
@@ -304,7 +304,7 @@ fn a_shadow_that_is_removed_while_it_is_added_leaves_no_file() {
     shadows.forget(&shadows.list()[0]).unwrap();
     shadows.keep(&one).unwrap();
     assert!(shadows.stored().0.is_empty(), "its end is under way");
-    let (Order::End(ending), ended) = shadows.remove(&shadows.list()[0], Actor::Daemon) else { panic!() };
+    let (ShadowChange::End(ending), ended) = shadows.remove(&shadows.list()[0], Actor::Daemon) else { panic!() };
     feed.end(ending);
     drop(hold);
     ended.blocking_recv().unwrap();
@@ -323,8 +323,8 @@ fn pending(shadows: &Shadows, asked: &Asked) -> Pending {
     Pending::new(Stored { run: asked.run.id, policy, uid, reserved: asked.reserved, actor }, shadows)
 }
 
-fn live(asked: &Asked) -> Found {
-    Found::Live(Box::new(asked.run.clone()), asked.enforced.clone())
+fn live(asked: &Asked) -> RunLookup {
+    RunLookup::Live(Box::new(asked.run.clone()), asked.enforced.clone())
 }
 
 #[test]
@@ -333,8 +333,9 @@ fn a_run_that_is_taken_up_between_the_two_looks_is_not_over() {
     let looks = std::cell::Cell::new(0);
     // It is guarded at the first look, and live at the second.
     let look = || looks.replace(looks.get() + 1);
-    let found = Found::of(|| look() == 0, || (look() == 1).then(|| (Box::new(one.run.clone()), one.enforced.clone())));
-    assert!(matches!(found, Found::Live(..)));
+    let found =
+        RunLookup::of(|| look() == 0, || (look() == 1).then(|| (Box::new(one.run.clone()), one.enforced.clone())));
+    assert!(matches!(found, RunLookup::Live(..)));
 }
 
 #[test]
@@ -344,14 +345,14 @@ fn a_shadow_of_an_earlier_daemon_that_finds_no_place_is_reported_once_and_judges
     let one = asked(1, "p", user(7));
     let others: Vec<_> = (0..3).map(|n| shadows.add(asked(1, &format!("p{n}"), user(8))).unwrap()).collect();
     let mut pending = pending(&shadows, &one);
-    let none = |_: Order| panic!("there is no place");
-    assert_eq!(pending.attempt(Found::Guarded, &shadows, none), Attempt::Waits);
+    let none = |_: ShadowChange| panic!("there is no place");
+    assert_eq!(pending.attempt(RunLookup::Guarded, &shadows, none), Attempt::Waits);
     assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Refused(Refused::Run(3)));
     assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Waits, "the same reason is no news");
     drop(others);
     let mut order = None;
     assert_eq!(pending.attempt(live(&one), &shadows, |begins| order = Some(begins)), Attempt::Waits);
-    let Some(Order::Begin(beginning)) = order else { panic!() };
+    let Some(ShadowChange::Begin(beginning)) = order else { panic!() };
     feed.begin(beginning, Now::default());
     report(&shadows, None).unwrap().blocking_recv().unwrap();
     assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Judges);
@@ -365,11 +366,11 @@ fn a_shadow_of_an_earlier_daemon_is_tried_again_where_the_pipeline_does_not_have
     for _ in 0..2 {
         let mut order = None;
         assert_eq!(pending.attempt(live(&one), &shadows, |begins| order = Some(begins)), Attempt::Waits);
-        let Some(Order::Begin(beginning)) = order else { panic!("it is tried again") };
+        let Some(ShadowChange::Begin(beginning)) = order else { panic!("it is tried again") };
         beginning.refuse();
         assert_eq!(pending.attempt(live(&one), &shadows, |_| panic!("the answer comes first")), Attempt::Waits);
     }
-    assert_eq!(pending.attempt(Found::Over, &shadows, drop), Attempt::Over);
+    assert_eq!(pending.attempt(RunLookup::Over, &shadows, drop), Attempt::Over);
 }
 
 #[test]
@@ -395,8 +396,8 @@ fn a_shadow_that_does_not_judge_again_is_listed_with_the_reason_until_it_judges(
     let others: Vec<_> = (0..3).map(|n| shadows.add(asked(1, &format!("p{n}"), user(8))).unwrap()).collect();
     let mut pending = pending(&shadows, &one);
     assert_eq!(reasons(&shadows), ["its run is being taken up"]);
-    let none = |_: Order| panic!("there is no place");
-    pending.attempt(Found::Guarded, &shadows, none);
+    let none = |_: ShadowChange| panic!("there is no place");
+    pending.attempt(RunLookup::Guarded, &shadows, none);
     assert_eq!(reasons(&shadows), ["its run is guarded: it is not judged"]);
     pending.attempt(live(&one), &shadows, none);
     assert_eq!(reasons(&shadows), [Refused::Run(3).to_string()]);
@@ -404,7 +405,7 @@ fn a_shadow_that_does_not_judge_again_is_listed_with_the_reason_until_it_judges(
     let mut order = None;
     pending.attempt(live(&one), &shadows, |begins| order = Some(begins));
     assert!(reasons(&shadows).is_empty() && shadows.list().len() == 1, "it has its place, and is listed once");
-    let Some(Order::Begin(beginning)) = order else { panic!() };
+    let Some(ShadowChange::Begin(beginning)) = order else { panic!() };
     feed.begin(beginning, Now::default());
     report(&shadows, None).unwrap().blocking_recv().unwrap();
     assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Judges);
@@ -419,7 +420,7 @@ fn a_delayed_shadow_that_is_given_up_leaves_no_file_and_takes_no_place() {
     let mut pending = pending(&shadows, &one);
     shadows.give_up(&shadows.delayed()[0]).unwrap();
     assert!(shadows.stored().0.is_empty());
-    let none = |_: Order| panic!("it is removed");
+    let none = |_: ShadowChange| panic!("it is removed");
     assert_eq!(pending.attempt(live(&one), &shadows, none), Attempt::Removed);
     assert!(shadows.list().is_empty() && shadows.delayed().is_empty());
 }

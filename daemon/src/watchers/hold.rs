@@ -39,7 +39,7 @@ const EVERY: Duration = Duration::from_millis(100);
 const SHARE: u32 = 10;
 
 /// Messages that may wait for room in the pipeline's queue: what is not told is seen again at the next look.
-const UNTOLD: usize = 1_024;
+const UNSENT: usize = 1_024;
 
 /// What a look at a run has found.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,13 +95,13 @@ pub struct Guard {
     pipeline: Sender,
     retries: Retries,
     /// What the pipeline's queue had no room for.
-    untold: Vec<Message>,
+    unsent: Vec<Message>,
 }
 
 impl Guard {
     /// A guard; [`Guard::work`] runs it.
     pub fn new(registry: Arc<Registry>, pipeline: Sender) -> Guard {
-        Guard { registry, pipeline, retries: Retries::default(), untold: Vec::new() }
+        Guard { registry, pipeline, retries: Retries::default(), unsent: Vec::new() }
     }
 
     /// Guards until `stop`.
@@ -109,8 +109,8 @@ impl Guard {
         sched::freeze_path("guard");
         while !stop.load(Ordering::Relaxed) {
             pulse.beat();
-            for message in std::mem::take(&mut self.untold) {
-                self.tell(message);
+            for message in std::mem::take(&mut self.unsent) {
+                self.send_or_keep(message);
             }
             let live = self.registry.live();
             self.retries.retain(|id| live.iter().any(|run| run.run.id == id));
@@ -179,7 +179,7 @@ impl Guard {
         let (requested, events) = match looked {
             Ok(looked) => looked,
             Err(error) if error.is_vanished() => {
-                self.tell(Message::Ended(run.run.id));
+                self.send_or_keep(Message::Ended(run.run.id));
                 return Look::Holds;
             }
             Err(error) => return Look::Failed(error.chain()),
@@ -189,10 +189,10 @@ impl Guard {
             (status.frozen.is_frozen(), status.containment.state() == ContainmentState::Partial)
         };
         if !requested && was_frozen {
-            self.tell(foreign_thaw(run, 1));
+            self.send_or_keep(foreign_thaw(run, 1));
         }
         if partial && events.frozen && events.populated {
-            self.tell(Message::StillFrozen(run.run.id));
+            self.send_or_keep(Message::StillFrozen(run.run.id));
         }
         if events.populated && !events.frozen {
             return Look::Unproved("cgroup.freeze is 1, but not every process is frozen yet (cgroup.events: frozen 0)");
@@ -216,12 +216,12 @@ impl Guard {
         }
     }
 
-    /// Never waits: what finds the queue full is told at the next look.
-    fn tell(&mut self, message: Message) {
+    /// Never waits: what finds the queue full is sent at the next look.
+    fn send_or_keep(&mut self, message: Message) {
         if let Err(TrySendError::Full(message)) = self.pipeline.try_send(message)
-            && self.untold.len() < UNTOLD
+            && self.unsent.len() < UNSENT
         {
-            self.untold.push(message);
+            self.unsent.push(message);
         }
     }
 }

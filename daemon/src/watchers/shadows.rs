@@ -5,7 +5,7 @@ use crate::{
     pipeline::{Message, Sender},
     platform::clock,
     runs::Registry,
-    shadows::{Attempt, Found, Pending, Shadows},
+    shadows::{Attempt, Pending, RunLookup, Shadows},
 };
 use failsafe_core::{MonoTime, RunId, input::Gap, record::Record, signal::Source};
 use std::{
@@ -57,7 +57,7 @@ impl ShadowKeep {
     fn waits(&self, one: &mut Pending, stop: &AtomicBool) -> bool {
         let run = one.run();
         let live = || self.registry.get(run).map(|live| (Box::new(live.known().clone()), live.policy.clone()));
-        let found = Found::of(|| self.registry.is_guarded(run), live);
+        let found = RunLookup::of(|| self.registry.is_guarded(run), live);
         match one.attempt(found, &self.shadows, |order| drop(self.pipeline.send(Message::Shadow(order)))) {
             Attempt::Waits => true,
             Attempt::Judges | Attempt::Over | Attempt::Removed => false,

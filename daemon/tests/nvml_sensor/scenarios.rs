@@ -163,7 +163,7 @@ impl World {
             }
             NvmlEvent::Blind { gpu, why, .. } => {
                 let gpu = gpu.map(GpuId);
-                if let Some(gpu) = gpu.clone().filter(|_| nvml::says_lost(&why)) {
+                if let Some(gpu) = gpu.clone().filter(|_| nvml::means_lost(&why)) {
                     self.health.fact(&Fact::Lost { gpu, why: why.clone(), at: self.now });
                 }
                 self.blind.insert(gpu.clone());

@@ -9,21 +9,20 @@
 //! What a node would do is done as it does it: an unchanged value of a sensor is passed on every 4 s only, a metric that does not come
 //! is reported as missing after its grace, a frozen run reports nothing, and a killed run ends. Every action succeeds at once.
 
+mod inputs;
+mod unmet;
+
 use crate::{
     Coverage,
-    events::{Kernel, with},
-    file::{Case, Expect, Feed, What, Who},
-    seconds,
+    events::Kernel,
+    file::{Case, Feed, What},
     values::{Noise, value},
 };
 use failsafe_core::{
-    Actor, Decision, Input, Kind, MonoTime, Policy, PolicySet, RunId, State, Subject, Value,
-    actor::LocalPeer,
+    Decision, Input, Kind, MonoTime, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Action, Cause, DecisionId, Mode, Outcome, Upkeep, Verdict},
-    event::{Event, EventKind},
-    input::{Control, Gap, Run, Unread},
-    policy::condition::event_source,
-    signal::{Signal, Source},
+    input::Run,
+    signal::Source,
     silence::Silence,
     step,
     subject::GpuId,
@@ -35,8 +34,6 @@ use uuid::Uuid;
 /// When the run of a test starts.
 pub(crate) const START: MonoTime = MonoTime(3_600_000_000_000);
 const SECOND: Span = Span::from_secs(1);
-/// As the samplers of the daemon: an unchanged value is passed on again after this.
-const REPEAT_AFTER: Span = Span::from_secs(4);
 /// The sensors that are sampled, so that their silence means blindness.
 const SAMPLED: [Source; 3] = [Source::Ebpf, Source::Cgroup, Source::Nvml];
 
@@ -265,137 +262,6 @@ impl<'c> Bench<'c> {
         self.state.run(self.run).is_some_and(|view| view.frozen)
     }
 
-    fn value(&mut self, kind: &Kind, gpus: &[GpuId], value: Value) {
-        let source = kind.source();
-        let stands_still = matches!(kind, Kind::Metric(_)) && self.frozen();
-        if self.ended || stands_still || self.blind.contains_key(&source) {
-            self.ran.held_back += 1;
-            return;
-        }
-        if let Kind::Metric(name) = kind {
-            if let Some(again) = self.silence.heard(self.run, name, self.now) {
-                self.step(&Input::Silent(again));
-            }
-            self.signal(source, Subject::Run(self.run), kind.clone(), value);
-            return;
-        }
-        let of = if gpus.is_empty() { vec![None] } else { gpus.iter().cloned().map(Some).collect() };
-        for gpu in of {
-            let key = (kind.clone(), gpu.clone());
-            if gpu.as_ref().is_some_and(|gpu| self.unread.contains_key(&(kind.clone(), gpu.clone()))) {
-                self.ran.held_back += 1;
-                continue;
-            }
-            let told = self.told.get(&key);
-            if told.is_some_and(|(last, at)| *last == value && self.now.since(*at) < REPEAT_AFTER) {
-                continue;
-            }
-            self.told.insert(key, (value.clone(), self.now));
-            let subject = gpu.map_or(Subject::Run(self.run), Subject::Gpu);
-            self.signal(source, subject, kind.clone(), value.clone());
-        }
-    }
-
-    fn other(&mut self, line: usize, what: &What) {
-        if self.ended {
-            self.ran.held_back += 1;
-            return;
-        }
-        match what {
-            What::Values { .. } => {}
-            What::Event { event, verdict, assurance, process, gpus } => {
-                let kind = event.kind();
-                let own = event_source(kind) == Source::Ebpf && !matches!(kind, EventKind::Leave);
-                if own && self.frozen() || self.blind.contains_key(&event_source(kind)) {
-                    self.ran.held_back += 1;
-                    return;
-                }
-                let latched = self.state.run(self.run).is_some_and(|view| view.blocked);
-                let judged = match verdict {
-                    Some(verdict) => Ok(with(event.clone(), *verdict, *assurance)),
-                    None => self.kernel.judge(event, latched),
-                };
-                let event = match judged {
-                    Ok(event) => event,
-                    Err(why) => {
-                        let wrong = (line, format!("event {event}: {why}"));
-                        if !self.ran.broken.contains(&wrong) {
-                            self.ran.broken.push(wrong);
-                        }
-                        return;
-                    }
-                };
-                let process = || Subject::Process { run: self.run, process: process.clone() };
-                let subjects = match (&event, gpus.as_slice()) {
-                    (Event::Xid { .. } | Event::Gpu { .. }, gpus) => gpus.iter().cloned().map(Subject::Gpu).collect(),
-                    (Event::ForeignThaw { .. } | Event::Latched | Event::Drift { .. }, _) => {
-                        vec![Subject::Run(self.run)]
-                    }
-                    _ => vec![process()],
-                };
-                for subject in subjects {
-                    self.signal(event_source(kind), subject, Kind::Event, Value::Event(event.clone()));
-                }
-            }
-            What::Blind(source, lasts) => {
-                self.blind.insert(*source, MonoTime(self.now.0.saturating_add(lasts.0)));
-                self.gap(*source, true, 0, "the sensor is blind");
-            }
-            What::Lost(source) => self.gap(*source, false, 1, "an event was lost"),
-            What::Unread(kind, gpus, lasts) => {
-                for gpu in gpus {
-                    let until = MonoTime(self.now.0.saturating_add(lasts.0));
-                    self.unread.insert((kind.clone(), gpu.clone()), until);
-                    self.read_again(kind.clone(), gpu.clone(), Some("the test states it"));
-                }
-            }
-            What::Operator(command) => {
-                let (seq, at) = (self.number(), self.now);
-                let peer = LocalPeer { uid: 0, gid: None, pid: None, start_ticks: None, cgroup: None };
-                let (actor, role, reason) = (Actor::Local(peer), "admin".to_owned(), "the test".to_owned());
-                self.step(&Input::Control(Control { seq, at, run: self.run, command: *command, actor, role, reason }));
-            }
-            What::Manifest(values) => {
-                self.step(&Input::Manifest { run: self.run, values: values.clone(), at: self.now });
-            }
-            What::Mode(mode) => self.step(&Input::Mode { run: self.run, mode: *mode, at: self.now }),
-            What::Ends(series) => {
-                self.step(&Input::SeriesEnded { run: self.run, series: series.clone(), at: self.now });
-            }
-        }
-    }
-
-    fn number(&mut self) -> u64 {
-        self.seq += 1;
-        self.seq
-    }
-
-    fn gap(&mut self, source: Source, blind: bool, lost: u64, what: &str) {
-        let (seq, at) = (self.number(), self.now);
-        let what = what.to_owned();
-        self.step(&Input::Gap(Gap { seq, at, source, run: None, gpu: None, what, lost, blind }));
-    }
-
-    fn read_again(&mut self, kind: Kind, gpu: GpuId, why: Option<&str>) {
-        let (seq, at, source, why) = (self.number(), self.now, Source::Nvml, why.map(str::to_owned));
-        self.step(&Input::Unread(Unread { seq, at, source, gpu, kind, why }));
-    }
-
-    fn signal(&mut self, source: Source, subject: Subject, kind: Kind, value: Value) {
-        let (seq, at) = (self.number(), self.now);
-        let signal = Signal { seq, at, source, subject, kind, value, repeats: 0 };
-        let before = self.ran.decisions.len();
-        let judged: Vec<bool> = self.policy.rules.iter().map(|rule| judges(rule, &signal)).collect();
-        self.step(&Input::Signal(signal));
-        for (rule, coverage) in judged.iter().zip(&mut self.ran.coverage.rules) {
-            let matched =
-                self.ran.decisions.iter().skip(before).any(|decision| of_rule(decision) == Some(&coverage.id));
-            if *rule && !matched {
-                coverage.quiet += 1;
-            }
-        }
-    }
-
     fn step(&mut self, input: &Input) {
         self.ran.inputs += 1;
         let decisions = step(&self.policies, &mut self.state, input);
@@ -440,60 +306,9 @@ impl<'c> Bench<'c> {
         }
     }
 
-    /// Keeps what is seen of the rules whose expected decision did not come in time.
-    fn over(&mut self, at: Span, all: bool) {
-        for (n, expect) in self.case.expect.iter().enumerate() {
-            if (all || expect.until < at) && !self.ran.seen.contains_key(&n) {
-                let seen = self.seen_by(expect);
-                self.ran.seen.insert(n, seen);
-            }
-        }
-    }
-
-    fn seen_by(&self, expect: &Expect) -> Vec<String> {
-        let Who::Rule(id, place) = &expect.who else { return Vec::new() };
-        let Some(rule) = self.policy.rules.get(*place) else { return Vec::new() };
-        let metrics = rule.when.metrics();
-        let concerns = |kind: &Kind| {
-            rule.when.signals().contains(&kind) || matches!(kind, Kind::Metric(name) if metrics.contains(name.as_str()))
-        };
-        let mut lines = vec![format!("the rule matches when {}", rule.condition())];
-        for last in self.state.last_signals(self.run).into_iter().filter(|last| concerns(&last.kind)) {
-            let of = match &last.subject {
-                Subject::Gpu(gpu) => format!(" of {gpu}"),
-                _ => String::new(),
-            };
-            lines.push(format!("{}{of} = {} at {}", last.kind, last.show(), seconds(last.at.since(START))));
-        }
-        if lines.len() == 1 && !rule.when.signals().is_empty() {
-            lines.push("no value of its signals came".to_owned());
-        }
-        if self.frozen() {
-            lines.push("the run is frozen, so that it reports nothing".to_owned());
-        }
-        let view = self.state.rules(&self.policies, self.run, self.now);
-        let prefix = [format!("rule {id}: "), format!("rule {id} (")];
-        let mine = |line: &&String| prefix.iter().any(|prefix| line.starts_with(prefix));
-        for (what, list) in [("blind", &view.blind), ("unknown", &view.unknown), ("disarmed", &view.disarmed)] {
-            lines.extend(list.iter().filter(mine).map(|line| format!("{what}: {line}")));
-        }
-        lines
-    }
-
     fn finish(mut self) -> Ran {
         self.over(Span(u64::MAX), true);
         self.ran
-    }
-}
-
-/// Whether the rule judges the signal.
-fn judges(rule: &failsafe_core::policy::Rule, signal: &Signal) -> bool {
-    match &signal.value {
-        Value::Event(event) => rule.when.events().iter().any(|wanted| wanted.kind == event.kind()),
-        _ => match &signal.kind {
-            Kind::Metric(name) => rule.when.metrics().contains(name.as_str()),
-            kind => rule.when.signals().iter().any(|own| *own == kind || own.made_of().contains(kind)),
-        },
     }
 }
 

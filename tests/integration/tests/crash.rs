@@ -145,7 +145,7 @@ fn killed_at_any_moment_of_an_intervention_the_run_ends_up_frozen_and_the_log_is
         node.log_is_whole()?;
         let events = node.events()?;
         once_proved(&events)?;
-        told(&events);
+        print_summary(&events);
         for run in &runs {
             ensure!(frozen(run.cgroup())?, "{} did not stay frozen", run.name());
         }
@@ -197,7 +197,7 @@ fn once_proved(events: &[Value]) -> Result<()> {
 }
 
 /// How many of the deaths came before, between and after the decision and its outcome.
-fn told(events: &[Value]) {
+fn print_summary(events: &[Value]) {
     let re_observed = events.iter().filter(|e| e["body"]["proofs"].to_string().contains("re-observed")).count();
     let interrupted =
         events.iter().filter(|e| e["body"]["verdict"]["failed"].to_string().contains("interrupted")).count();

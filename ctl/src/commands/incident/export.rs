@@ -5,7 +5,7 @@ use super::{
         Place,
         file::{Part as NewFile, free},
         log::keys::{self, Known},
-        replay::{Scratch, found::Found},
+        replay::{Scratch, found::RunRecordings},
     },
     check::Checked,
     gather::{self, Gathered},
@@ -99,9 +99,9 @@ fn statement(place: &Place<'_>, args: &IncidentExportArgs) -> Result<Result<Vec<
 }
 
 /// The recordings of the run: those that the daemon has, or those in the state folder.
-fn recordings(place: &Place<'_>, offline: bool, run: &str, scratch: &Scratch) -> Result<Found, Fail> {
+fn recordings(place: &Place<'_>, offline: bool, run: &str, scratch: &Scratch) -> Result<RunRecordings, Fail> {
     if offline {
-        return Found::at(&place.state_dir.join("runs").join(run));
+        return RunRecordings::at(&place.state_dir.join("runs").join(run));
     }
     let to = scratch.0.join("run.fsrec");
     block_on(async {

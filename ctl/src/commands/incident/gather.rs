@@ -5,7 +5,7 @@
 use super::{
     super::{
         Place, export,
-        replay::found::{Found, Section},
+        replay::found::{RunRecordings, Section},
     },
     check::{belongs, digest_of, recordings_of, stated, statement_nonce},
 };
@@ -132,7 +132,7 @@ impl Gathered {
     }
 
     /// Adds the recordings that the incident is in.
-    pub fn recordings(&mut self, found: Result<Found, Fail>, incident: &Incident<'_>, entries: &[Logged]) {
+    pub fn recordings(&mut self, found: Result<RunRecordings, Fail>, incident: &Incident<'_>, entries: &[Logged]) {
         let wanted: BTreeSet<u32> = recordings_of(incident, entries);
         let wanted = wanted.into_iter().map(|number| (number, Name::Recording(number)));
         let found = match found {
@@ -279,7 +279,7 @@ pub(super) fn stored(place: &Place<'_>, incident: &Incident<'_>, entries: &[Logg
 }
 
 /// The recordings that the daemon has of the run, copied to a file.
-pub(super) async fn fetch(client: &Client, run: &str, to: &Path) -> Result<Found, Fail> {
+pub(super) async fn fetch(client: &Client, run: &str, to: &Path) -> Result<RunRecordings, Fail> {
     export::fetch(client, run, to, true).await?;
-    Found::at(to)
+    RunRecordings::at(to)
 }

@@ -44,7 +44,7 @@ fn number(name: &str) -> Option<u32> {
 
 /// The recordings of a run.
 #[derive(Debug)]
-pub(in crate::commands) struct Found {
+pub(in crate::commands) struct RunRecordings {
     /// In order.
     pub sources: Vec<Source>,
     pub lost: Vec<Lost>,
@@ -73,26 +73,26 @@ pub(in crate::commands) struct Lost {
     pub exit: Exit,
 }
 
-impl Found {
+impl RunRecordings {
     /// What is at `path`.
-    pub(in crate::commands) fn at(path: &Path) -> Result<Found, Fail> {
+    pub(in crate::commands) fn at(path: &Path) -> Result<RunRecordings, Fail> {
         let failed = |error: io::Error| Fail::because(format!("cannot read {}", path.display()), &error);
         if path.is_dir() {
-            return Found::in_folder(path);
+            return RunRecordings::in_folder(path);
         }
         let file = File::open(path).map_err(failed)?;
         let mut begin = [0; 512];
         let read = file.read_at(&mut begin, 0).map_err(failed)?;
         let is_archive = read == begin.len() && !begin.starts_with(&MAGIC) && begin[257..].starts_with(b"ustar");
         if is_archive {
-            return Found::in_archive(path, file);
+            return RunRecordings::in_archive(path, file);
         }
         let bytes = Section::whole(file).map_err(failed)?;
         let source = Source { name: path.display().to_string(), number: None, bytes };
-        Ok(Found { sources: vec![source], lost: Vec::new(), all: false })
+        Ok(RunRecordings { sources: vec![source], lost: Vec::new(), all: false })
     }
 
-    fn in_folder(path: &Path) -> Result<Found, Fail> {
+    fn in_folder(path: &Path) -> Result<RunRecordings, Fail> {
         let failed = |error: io::Error| Fail::because(format!("cannot read {}", path.display()), &error);
         let mut sections = BTreeMap::new();
         for entry in path.read_dir().map_err(failed)? {
@@ -105,10 +105,10 @@ impl Found {
         if of == 0 {
             return Err(Fail::new(Exit::Error, format!("{} has no recordings (NNNN.fsrec)", path.display())));
         }
-        Ok(Found::numbered(of, sections))
+        Ok(RunRecordings::numbered(of, sections))
     }
 
-    fn in_archive(path: &Path, file: File) -> Result<Found, Fail> {
+    fn in_archive(path: &Path, file: File) -> Result<RunRecordings, Fail> {
         let failed = |error: io::Error| Fail::because(format!("cannot read the archive {}", path.display()), &error);
         let file = Arc::new(file);
         let len = file.metadata().map_err(failed)?.len();
@@ -143,7 +143,7 @@ impl Found {
             let kind = if missing { io::ErrorKind::NotFound } else { io::ErrorKind::Other };
             sections.insert(number, Err(io::Error::new(kind, problem)));
         }
-        let mut found = Found::numbered(of, sections);
+        let mut found = RunRecordings::numbered(of, sections);
         if list.is_none() {
             let why =
                 "the end of the archive is missing, so it is not known how many recordings the run has".to_owned();
@@ -152,8 +152,8 @@ impl Found {
         Ok(found)
     }
 
-    fn numbered(of: u32, mut sections: BTreeMap<u32, io::Result<Section>>) -> Found {
-        let mut found = Found { sources: Vec::new(), lost: Vec::new(), all: true };
+    fn numbered(of: u32, mut sections: BTreeMap<u32, io::Result<Section>>) -> RunRecordings {
+        let mut found = RunRecordings { sources: Vec::new(), lost: Vec::new(), all: true };
         for n in 0..of {
             let name = name(n);
             match sections.remove(&n).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) {

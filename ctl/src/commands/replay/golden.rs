@@ -1,7 +1,7 @@
 //! Recordings of each version that is read, kept as files: `tests/fixtures/recordings/README.md` says how they were made. Each
 //! replays to the decisions in it, and each entry is what the JSON beside it has.
 
-use super::{Audit, Exit, Found, Recording, judge};
+use super::{Audit, Exit, Recording, RunRecordings, judge};
 use failsafe_core::replay::Recorded;
 use failsafe_journal::{
     Recorder, RecordingReader,
@@ -67,7 +67,7 @@ fn every_version_that_is_read_replays_to_the_same_decisions() {
         assert_eq!((report.exit(), report.text().ends_with("\nidentical\n")), (Exit::Done, true), "{}", report.text());
         assert!(report.text().contains("\nrecording  complete\n"), "{}", report.text());
 
-        let mut recording = Recording::open(Found::at(&file).unwrap().sources.remove(0)).unwrap();
+        let mut recording = Recording::open(RunRecordings::at(&file).unwrap().sources.remove(0)).unwrap();
         assert_eq!(recording.version(), version);
         let read: Vec<Recorded> = (&mut recording).map(Result::unwrap).collect();
         let kept = kept(entries);
@@ -102,7 +102,7 @@ fn versions_that_are_no_longer_read_are_refused_with_the_last_commit_that_reads_
         bytes[8..12].copy_from_slice(&version.to_le_bytes());
         let file = folder.path().join("old.fsrec");
         std::fs::write(&file, &bytes).unwrap();
-        let Err(fail) = Recording::open(Found::at(&file).unwrap().sources.remove(0)) else {
+        let Err(fail) = Recording::open(RunRecordings::at(&file).unwrap().sources.remove(0)) else {
             panic!("version {version} was read")
         };
         assert!(fail.exit == Exit::Error && fail.message.contains(what), "{fail}");

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a recording does not contain is reported as not recorded, and never counts as "no decision".
 
-use super::{Scratch, Verdicts, events, export, found::Found, local, read_policy, recording::Recording};
+use super::{Scratch, Verdicts, events, export, found::RunRecordings, local, read_policy, recording::Recording};
 use crate::{
     args::PolicyReplayArgs,
     client::{Client, block_on},
@@ -78,7 +78,7 @@ fn of(place: &Place<'_>, what: &str, policy: &Policy, bar: &ProgressBar) -> Resu
 }
 
 fn of_file(what: &str, file: &Path, policy: &Policy, bar: &ProgressBar) -> Result<(Vec<Compared>, OfRun), Fail> {
-    let Found { sources, lost, .. } = Found::at(file)?;
+    let RunRecordings { sources, lost, .. } = RunRecordings::at(file)?;
     let (mut all, mut run) = (Vec::new(), None);
     for source in sources {
         let recording = Recording::open(source)?;

@@ -71,7 +71,7 @@ pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
         _ if matches!(event, Some(Event::Net { .. })) => "NOT DENIED; WHETHER THE CALL SUCCEEDED IS NOT KNOWN",
         _ => "THE CALL SUCCEEDED",
     };
-    Some(format!("{known}: {why} ({}).", decision::seen(seen)))
+    Some(format!("{known}: {why} ({}).", decision::observation(seen)))
 }
 
 /// The cordons of the incident, in sentences.

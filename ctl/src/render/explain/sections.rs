@@ -52,7 +52,7 @@ pub(super) fn saw(incident: &Incident<'_>) -> String {
     let decision = incident.opened_by().decision;
     let mut out = String::new();
     for seen in &decision.values {
-        let _ = writeln!(out, "  {}", decision::seen(seen));
+        let _ = writeln!(out, "  {}", decision::observation(seen));
         if let Subject::Process { process, .. } = &seen.subject {
             let _ = writeln!(
                 out,
@@ -94,7 +94,10 @@ pub(super) fn timeline(incident: &Incident<'_>, zone: &TimeZone) -> String {
     let boot = &incident.opened_by().entry.boot_id;
     let mut rows: Vec<(i128, String)> = Vec::new();
     for seen in &incident.opened_by().decision.values {
-        rows.push((zero_wall + i128::from(seen.at.0) - i128::from(zero.0), format!("seen: {}", decision::seen(seen))));
+        rows.push((
+            zero_wall + i128::from(seen.at.0) - i128::from(zero.0),
+            format!("seen: {}", decision::observation(seen)),
+        ));
     }
     for entry in incident.entries.iter().copied().chain(incident.ended) {
         // Within the boot the monotonic clock is right even where the wall clock jumped.

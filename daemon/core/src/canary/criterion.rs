@@ -1,6 +1,6 @@
 //! One criterion: `MEASURE > NUMBER` or `MEASURE <= NUMBER`.
 
-use super::{Seen, WHOLE};
+use super::{Arms, WHOLE};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -124,18 +124,18 @@ impl Criterion {
     /// Whether it holds; none: that is not known yet. Without control runs, all of what the candidate contained is in excess, which can
     /// withdraw it and cannot promote it.
     #[must_use]
-    pub fn holds(&self, seen: &Seen) -> Option<bool> {
-        let (left, right) = self.sides(seen)?;
+    pub fn holds(&self, arms: &Arms) -> Option<bool> {
+        let (left, right) = self.sides(arms)?;
         Some(match self.op {
             Op::Above => left > right,
-            Op::AtMost if self.measure == Measure::Excess && seen.control.runs == 0 => return None,
+            Op::AtMost if self.measure == Measure::Excess && arms.control.runs == 0 => return None,
             Op::AtMost => left <= right,
         })
     }
 
     /// Both sides of the comparison, multiplied so that they are whole numbers.
-    fn sides(&self, seen: &Seen) -> Option<(i128, i128)> {
-        let Seen { candidate, control } = seen;
+    fn sides(&self, arms: &Arms) -> Option<(i128, i128)> {
+        let Arms { candidate, control } = arms;
         let (contained, runs, bound) =
             (i128::from(candidate.contained), i128::from(candidate.runs), i128::from(self.bound));
         match self.measure {
@@ -151,8 +151,8 @@ impl Criterion {
 
     /// The measure as it is now.
     #[must_use]
-    pub fn show(&self, seen: &Seen) -> String {
-        let Seen { candidate, control } = seen;
+    pub fn show(&self, arms: &Arms) -> String {
+        let Arms { candidate, control } = arms;
         let (contained, runs) = (candidate.contained as f64, candidate.runs as f64);
         match self.measure {
             Measure::Contained => candidate.contained.to_string(),

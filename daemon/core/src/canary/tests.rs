@@ -1,10 +1,10 @@
-//! Who is drawn, and what follows from what was seen.
+//! Who is drawn, and what follows from the counts.
 
 use super::*;
 
-fn seen(candidate: [u64; 3], control: [u64; 3]) -> Seen {
+fn arms(candidate: [u64; 3], control: [u64; 3]) -> Arms {
     let arm = |[runs, ended, contained]: [u64; 3]| Arm { runs, ended, contained };
-    Seen { candidate: arm(candidate), control: arm(control) }
+    Arms { candidate: arm(candidate), control: arm(control) }
 }
 
 fn terms(promote: &[&str], withdraw: &[&str]) -> Terms {
@@ -94,14 +94,14 @@ fn terms_that_compare_with_nothing_or_never_withdraw_are_refused() {
 #[test]
 fn a_candidate_is_withdrawn_at_once_when_it_contains_more_runs_than_the_control_share() {
     let terms = terms(&["excess <= 0"], &["excess > 2"]);
-    let withdrawn = |seen: &Seen| matches!(terms.judge(seen, Span::from_secs(1_000_000)), Finding::Withdraw(_));
-    assert!(!withdrawn(&seen([10, 0, 2], [90, 0, 0])));
-    assert!(withdrawn(&seen([10, 0, 3], [90, 0, 0])), "before any run has ended");
-    assert!(!withdrawn(&seen([10, 0, 3], [90, 0, 9])), "one of ten is what the control has: 2 are beyond");
-    assert!(withdrawn(&seen([10, 0, 4], [90, 0, 9])));
-    assert!(withdrawn(&seen([10, 0, 3], [0, 0, 0])), "without control runs all are beyond");
-    assert!(!withdrawn(&seen([10, 10, 0], [10, 10, 10])), "containing less is no reason");
-    let why = terms.judge(&seen([10, 0, 3], [90, 0, 0]), Span(0));
+    let withdrawn = |arms: &Arms| matches!(terms.judge(arms, Span::from_secs(1_000_000)), Finding::Withdraw(_));
+    assert!(!withdrawn(&arms([10, 0, 2], [90, 0, 0])));
+    assert!(withdrawn(&arms([10, 0, 3], [90, 0, 0])), "before any run has ended");
+    assert!(!withdrawn(&arms([10, 0, 3], [90, 0, 9])), "one of ten is what the control has: 2 are beyond");
+    assert!(withdrawn(&arms([10, 0, 4], [90, 0, 9])));
+    assert!(withdrawn(&arms([10, 0, 3], [0, 0, 0])), "without control runs all are beyond");
+    assert!(!withdrawn(&arms([10, 10, 0], [10, 10, 10])), "containing less is no reason");
+    let why = terms.judge(&arms([10, 0, 3], [90, 0, 0]), Span(0));
     assert_eq!(why, Finding::Withdraw("excess > 2 (excess = 3.0)".into()));
 }
 
@@ -109,20 +109,20 @@ fn a_candidate_is_withdrawn_at_once_when_it_contains_more_runs_than_the_control_
 fn a_candidate_is_promoted_only_after_enough_runs_and_time_with_all_criteria_met() {
     let terms = terms(&["excess <= 0", "share <= 50%"], &["contained > 5"]);
     let long = Span::from_secs(3_600);
-    let finding = |seen: &Seen, held: Span| match terms.judge(seen, held) {
+    let finding = |arms: &Arms, held: Span| match terms.judge(arms, held) {
         Finding::Promote(_) => "promote".to_owned(),
         Finding::Wait(why) => why,
         Finding::Withdraw(why) => format!("withdraw {why}"),
     };
-    let good = seen([12, 10, 1], [90, 80, 9]);
+    let good = arms([12, 10, 1], [90, 80, 9]);
     assert_eq!(finding(&good, long), "promote");
     assert_eq!(finding(&good, Span::from_secs(3_599)), "the criteria have held for 59 of 60 minutes");
-    assert_eq!(finding(&seen([12, 9, 1], [90, 80, 9]), long), "9 of 10 runs with the candidate have ended");
-    assert_eq!(finding(&seen([12, 10, 2], [90, 80, 9]), long), "not met: excess <= 0 (excess = 0.8)");
-    assert!(finding(&seen([12, 10, 0], [0, 0, 0]), long).contains("without a control run"), "nothing to compare with");
-    assert!(finding(&seen([0, 0, 0], [5, 5, 0]), long).contains("no run yet"));
-    assert_eq!(finding(&seen([12, 10, 6], [12, 12, 12]), long), "withdraw contained > 5 (contained = 6)");
-    assert!(terms.holds(&good) && !terms.holds(&seen([12, 10, 2], [90, 80, 9])));
+    assert_eq!(finding(&arms([12, 9, 1], [90, 80, 9]), long), "9 of 10 runs with the candidate have ended");
+    assert_eq!(finding(&arms([12, 10, 2], [90, 80, 9]), long), "not met: excess <= 0 (excess = 0.8)");
+    assert!(finding(&arms([12, 10, 0], [0, 0, 0]), long).contains("without a control run"), "nothing to compare with");
+    assert!(finding(&arms([0, 0, 0], [5, 5, 0]), long).contains("no run yet"));
+    assert_eq!(finding(&arms([12, 10, 6], [12, 12, 12]), long), "withdraw contained > 5 (contained = 6)");
+    assert!(terms.holds(&good) && !terms.holds(&arms([12, 10, 2], [90, 80, 9])));
     let by_command = Terms { promote_if: Vec::new(), ..terms.clone() };
     assert!(matches!(by_command.judge(&good, long), Finding::Wait(_)), "it is promoted by command only");
 }
@@ -130,13 +130,13 @@ fn a_candidate_is_promoted_only_after_enough_runs_and_time_with_all_criteria_met
 #[test]
 fn a_canary_waits_for_a_person_when_its_criteria_decide_nothing() {
     let (hour, day) = (Span::from_secs(3_600), Span::from_secs(86_400));
-    let (enough, too_few) = (seen([12, 10, 0], [90, 80, 0]), seen([12, 9, 0], [90, 80, 0]));
-    let worse = seen([12, 10, 1], [90, 80, 0]);
+    let (enough, too_few) = (arms([12, 10, 0], [90, 80, 0]), arms([12, 9, 0], [90, 80, 0]));
+    let worse = arms([12, 10, 1], [90, 80, 0]);
     let by_command = terms(&[], &["excess > 2"]);
     assert!(by_command.waits_for_command(&enough, hour), "nothing promotes it");
     assert!(!by_command.waits_for_command(&enough, Span::from_secs(3_599)), "the time is not over");
     assert!(!by_command.waits_for_command(&too_few, day));
-    assert!(!by_command.waits_for_command(&seen([12, 10, 5], [90, 80, 0]), day), "it is withdrawn");
+    assert!(!by_command.waits_for_command(&arms([12, 10, 5], [90, 80, 0]), day), "it is withdrawn");
     let by_criteria = terms(&["excess <= 0"], &["excess > 2"]);
     assert!(by_criteria.waits_for_command(&worse, Span(0)), "neither promoted nor withdrawn");
     assert!(!by_criteria.waits_for_command(&enough, Span(0)), "the time decides it");

@@ -104,7 +104,7 @@ pub(super) struct Observes {
 }
 
 /// A level whose value is still beyond the bound after the run was only watched, with the value's key.
-pub(super) type Standing = (Option<GpuId>, Option<Series>);
+pub(super) type StandingLevel = (Option<GpuId>, Option<Series>);
 
 /// A trip: how many were held back since the last, by the cooldown and by the kernel.
 pub(super) struct Trip {
@@ -132,7 +132,7 @@ impl RuleState {
         rule: &Rule,
         at: MonoTime,
         seen: impl Fn(&Kind, Option<&GpuId>, Option<&Series>) -> bool,
-    ) -> Vec<Standing> {
+    ) -> Vec<StandingLevel> {
         if std::mem::take(&mut self.event.held_back) {
             self.event.last = None;
         }

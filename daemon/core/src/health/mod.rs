@@ -108,7 +108,7 @@ impl Health {
         let unseen = |part| Part::restored(part, "no sample has come yet", now);
         let node = match gpus {
             true => Part::restored(kept.node, "NVML has not answered yet", now),
-            false => Part::seen(kept.node, now),
+            false => Part::from_kept(kept.node, now),
         };
         let gpus = kept.gpus.into_iter().map(|(gpu, part)| (gpu, unseen(part))).collect();
         let kernel_log = kept.kernel_log;
@@ -316,7 +316,7 @@ impl Health {
         }
         let last = self.events.entry((gpu.clone(), what)).or_default();
         last.1 += 1;
-        if last.0.is_some_and(|told| at.since(told) < EVENT_AGAIN) {
+        if last.0.is_some_and(|last_at| at.since(last_at) < EVENT_AGAIN) {
             return Vec::new();
         }
         let (_, times) = std::mem::replace(last, (Some(at), 0));
@@ -401,7 +401,7 @@ impl Health {
     fn settle(&mut self, order: Option<&Order>) -> Vec<Change> {
         let now = self.stamp(self.now);
         let mut changes = Vec::new();
-        let mut told = |revision: &mut u64, target: Target, part: &mut Part, level: Level| {
+        let mut report_change = |revision: &mut u64, target: Target, part: &mut Part, level: Level| {
             if let Some(mut change) = part.settle(target, level, now) {
                 *revision += 1;
                 change.revision = *revision;
@@ -413,10 +413,10 @@ impl Health {
         };
         for (gpu, part) in &mut self.gpus {
             let level = part.own_level();
-            told(&mut self.revision, Target::Gpu(gpu.clone()), part, level);
+            report_change(&mut self.revision, Target::Gpu(gpu.clone()), part, level);
         }
         let level = level::of_node(self.node.own_level(), self.gpus.values().map(Part::own_level));
-        told(&mut self.revision, Target::Node, &mut self.node, level);
+        report_change(&mut self.revision, Target::Node, &mut self.node, level);
         changes
     }
 }

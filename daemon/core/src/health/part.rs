@@ -36,7 +36,7 @@ pub(super) struct Part {
     /// Where the GPU is, or was.
     slot: Option<Slot>,
     /// Codes, level as last told.
-    told: BTreeSet<String>,
+    reported: BTreeSet<String>,
     level: Level,
     since_ns: i64,
 }
@@ -74,14 +74,14 @@ impl Part {
 
     /// A part as it was kept, that is not seen until a sample says so.
     pub(super) fn restored(kept: KeptPart, blind: &str, now: Stamp) -> Part {
-        let mut part = Part::seen(kept, now);
+        let mut part = Part::from_kept(kept, now);
         part.blind(blind, now);
         part.as_told(now);
         part
     }
 
     /// A part as it was kept, of which nothing is to be seen.
-    pub(super) fn seen(kept: KeptPart, now: Stamp) -> Part {
+    pub(super) fn from_kept(kept: KeptPart, now: Stamp) -> Part {
         let gone = |reason: &Reason| [STALE, BLIND, UNREAD].contains(&reason.code.as_str());
         let kept_reasons = kept.reasons.into_iter().filter(|reason| !gone(reason));
         let mut part = Part {
@@ -92,7 +92,7 @@ impl Part {
             unread: BTreeMap::new(),
             heard: None,
             slot: kept.slot,
-            told: BTreeSet::new(),
+            reported: BTreeSet::new(),
             level: kept.level,
             since_ns: kept.since_ns,
         };
@@ -102,7 +102,7 @@ impl Part {
 
     /// How it stands at the start is no change.
     fn as_told(&mut self, now: Stamp) {
-        self.told = self.reasons.keys().cloned().collect();
+        self.reported = self.reasons.keys().cloned().collect();
         let level = self.own_level();
         if level != self.level || self.since_ns == 0 {
             (self.level, self.since_ns) = (level, now.wall_ns);
@@ -409,18 +409,18 @@ impl Part {
     /// The change since the part was last told of, if there is one.
     pub(super) fn settle(&mut self, target: Target, level: Level, now: Stamp) -> Option<Change> {
         let same = level == self.level
-            && self.told.len() == self.reasons.len()
-            && self.reasons.keys().all(|code| self.told.contains(code));
+            && self.reported.len() == self.reasons.len()
+            && self.reasons.keys().all(|code| self.reported.contains(code));
         if same {
             return None;
         }
-        let added = self.reasons.values().filter(|r| !self.told.contains(&r.code)).cloned().collect();
-        let removed = self.told.iter().filter(|code| !self.reasons.contains_key(*code)).cloned().collect();
+        let added = self.reasons.values().filter(|r| !self.reported.contains(&r.code)).cloned().collect();
+        let removed = self.reported.iter().filter(|code| !self.reasons.contains_key(*code)).cloned().collect();
         let change = Change { to: level, added, removed, ..self.unchanged(target, now) };
         if level != self.level {
             (self.level, self.since_ns) = (level, now.wall_ns);
         }
-        self.told = self.reasons.keys().cloned().collect();
+        self.reported = self.reasons.keys().cloned().collect();
         Some(change)
     }
 }

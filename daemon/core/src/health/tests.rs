@@ -65,7 +65,7 @@ fn order(kind: OrderKind, target: Target) -> Order {
 }
 
 /// A node with GPUs a and b, both seen.
-fn seen() -> Health {
+fn node_of_two() -> Health {
     let mut h = health(Kept::default());
     h.fact(&listed(&["a", "b"], s(0)));
     for name in ["a", "b"] {
@@ -118,7 +118,7 @@ fn a_node_without_gpus_is_seen_when_nvml_reports_none() {
 
 #[test]
 fn a_gpu_that_falls_silent_is_unknown_and_an_old_answer_too() {
-    let mut h = seen();
+    let mut h = node_of_two();
     h.take(&value("b", Kind::GpuTemperature, 60_000, s(11)));
     h.take(&Input::Tick(s(12)));
     assert_eq!((level(&h, "a"), level(&h, "b")), (Level::Unknown, Level::Healthy));
@@ -132,7 +132,7 @@ fn a_gpu_that_falls_silent_is_unknown_and_an_old_answer_too() {
 
 #[test]
 fn an_xid_that_needs_a_reset_stays_until_somebody_resets_it() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let changes = h.take(&xid("a", 79, s(2)));
     assert_eq!(changes[0].added[0].code, "xid-79");
     assert_eq!(changes[0].added[0].advice, Advice::RebootNode);
@@ -157,7 +157,7 @@ fn an_xid_that_needs_a_reset_stays_until_somebody_resets_it() {
 
 #[test]
 fn blindness_is_unknown_and_sight_must_be_shown() {
-    let mut h = seen();
+    let mut h = node_of_two();
     h.take(&gap(None, true, s(2)));
     assert_eq!((h.view().node.level, level(&h, "a")), (Level::Unknown, Level::Unknown));
     h.take(&gap(None, false, s(3)));
@@ -170,7 +170,7 @@ fn blindness_is_unknown_and_sight_must_be_shown() {
 
 #[test]
 fn a_cordon_drains_and_a_reset_does_not_lift_it() {
-    let mut h = seen();
+    let mut h = node_of_two();
     h.order(&order(OrderKind::Cordon, Target::Gpu(gpu("a"))), s(2)).unwrap();
     assert_eq!((level(&h, "a"), h.view().node.level), (Level::Draining, Level::Degraded));
     h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(3)).unwrap();
@@ -184,7 +184,7 @@ fn a_cordon_drains_and_a_reset_does_not_lift_it() {
 
 #[test]
 fn placement_is_allowed_or_refused_with_the_reason() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
     let any = |count, degraded| Wanted { count, degraded, ..Wanted::default() };
     assert_eq!(h.view().placeable(&any(2, false), &held, &Equipment::new()).gpus.len(), 2);
@@ -219,14 +219,14 @@ fn placement_is_allowed_or_refused_with_the_reason() {
     h.order(&order(OrderKind::Cordon, Target::Node), s(3)).unwrap();
     assert!(!h.view().placeable(&Wanted { degraded: true, ..Wanted::default() }, &held, &Equipment::new()).placeable);
     assert!(
-        !seen().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new(), &Equipment::new()).placeable,
+        !node_of_two().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new(), &Equipment::new()).placeable,
         "a stale answer is no yes"
     );
 }
 
 #[test]
 fn nothing_is_started_on_what_is_draining_or_unhealthy_without_a_word() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let (a, both) = ([gpu("a")].into(), [gpu("a"), gpu("b")].into());
     h.take(&value("a", Kind::GpuRemappedRowsPending, 1, s(2)));
     h.take(&gap(Some("b"), true, s(2)));
@@ -254,7 +254,7 @@ fn over_a_restart(h: &Health) -> Health {
 
 #[test]
 fn five_fatal_xids_within_a_day_are_more_than_resets_can_mend() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let reset = order(OrderKind::Reset, Target::Gpu(gpu("a")));
     for (n, code) in [79, 95, 79, 119].into_iter().enumerate() {
         h.take(&xid("a", code, s(2 + n as u64 * 3_600)));
@@ -281,7 +281,7 @@ fn more_than_one_page_or_row_a_week_speaks_against_the_memory() {
         (Kind::GpuRemappedRowsCorrectable, Kind::GpuRemappedRowsUncorrectable, "row-remap-rate"),
         (Kind::GpuRetiredPagesSingle, Kind::GpuRetiredPagesDouble, "retired-pages-rate"),
     ] {
-        let mut h = seen();
+        let mut h = node_of_two();
         h.take(&value("a", kind.clone(), 7, s(2)));
         assert!(codes(&h, "a").is_empty(), "how long it took for those is not known");
         h.take(&value("a", kind.clone(), 8, s(DAY)));
@@ -303,7 +303,7 @@ fn more_than_one_page_or_row_a_week_speaks_against_the_memory() {
 
 #[test]
 fn an_xid_that_is_reported_late_is_the_one_that_was_seen() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let a = gpu("a");
     assert!(!h.knows_xid(&a, 79, s(5)));
     h.take(&xid("a", 79, s(5)));
@@ -340,7 +340,7 @@ proptest! {
         ]), 1..60),
     ) {
         let run = || {
-            let mut h = seen();
+            let mut h = node_of_two();
             let (mut at, mut told, mut bad) = (2, h.view().revision, false);
             for (wait, step) in &steps {
                 at += wait;
@@ -408,7 +408,7 @@ fn restarted(h: &Health) -> Health {
 
 #[test]
 fn a_gpu_that_is_missing_after_a_restart_is_unhealthy_until_it_is_forgotten() {
-    let mut h = restarted(&seen());
+    let mut h = restarted(&node_of_two());
     h.fact(&listed(&["a"], s(20)));
     h.take(&value("a", Kind::GpuTemperature, 60_000, s(21)));
     assert_eq!((level(&h, "a"), level(&h, "b")), (Level::Healthy, Level::Unhealthy));
@@ -449,7 +449,7 @@ fn a_gpu_that_is_slow_is_unknown_and_takes_its_name_when_it_answers() {
 
 #[test]
 fn the_only_missing_gpu_is_the_one_that_returns_an_error() {
-    let mut h = restarted(&seen());
+    let mut h = restarted(&node_of_two());
     h.fact(&listed_without(&["a"], &[(1, true)], s(20)));
     assert_eq!(codes(&h, "b"), ["gpu-unreachable", "blind"]);
     assert_eq!(h.view().gpus.len(), 2);
@@ -476,7 +476,7 @@ fn a_link_that_was_up_is_expected_after_a_restart_and_after_a_reset() {
         }
         codes(h, "a").contains(&"nvlink-down".to_owned())
     };
-    let mut h = seen();
+    let mut h = node_of_two();
     assert!(!links(&mut h, 18, 10));
     assert!(links(&mut h, 17, 100));
     let mut h = restarted(&h);

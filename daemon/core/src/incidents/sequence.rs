@@ -14,10 +14,10 @@ const RUNS: usize = 16_384;
 
 /// What is known of the runs.
 #[derive(Debug, Default)]
-pub(super) struct Sequences(BTreeMap<RunId, Seen>);
+pub(super) struct Sequences(BTreeMap<RunId, RunSequence>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct RunSequence {
     /// All its decisions so far were seen.
     whole: bool,
     /// The last decision and its incident.
@@ -60,7 +60,7 @@ impl Sequences {
         self.0.remove(&run).is_some_and(|seen| seen.whole)
     }
 
-    fn of(&mut self, run: RunId) -> &mut Seen {
+    fn of(&mut self, run: RunId) -> &mut RunSequence {
         if self.0.len() >= RUNS && !self.0.contains_key(&run) {
             self.0.pop_first();
         }

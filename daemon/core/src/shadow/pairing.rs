@@ -37,7 +37,7 @@ impl Of<'_> {
 
 /// A decision that waits for its partner.
 #[derive(Debug, Clone)]
-struct Waiting {
+struct Unpaired {
     at: MonoTime,
     wall_ns: i64,
 }
@@ -45,8 +45,8 @@ struct Waiting {
 /// The decisions of one run that have no partner yet.
 #[derive(Debug, Clone, Default)]
 pub struct Pairing {
-    enforced: BTreeMap<Key, VecDeque<Waiting>>,
-    shadow: BTreeMap<Key, VecDeque<Waiting>>,
+    enforced: BTreeMap<Key, VecDeque<Unpaired>>,
+    shadow: BTreeMap<Key, VecDeque<Unpaired>>,
 }
 
 impl Pairing {
@@ -102,7 +102,7 @@ impl Pairing {
             if all.len() == WAITING {
                 all.pop_front();
             }
-            all.push_back(Waiting { at: decision.at, wall_ns });
+            all.push_back(Unpaired { at: decision.at, wall_ns });
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn run<S: Storage>(log: AuditLog<S>, queue: &Queue, options: Options,
         retained,
         vouching,
     };
-    worker.tell(&recovery.written);
+    worker.publish(&recovery.written);
     if let Some(error) = recovery.deferred {
         worker.failed(error);
     }
@@ -128,7 +128,7 @@ impl<S: Storage> Worker<'_, S> {
         self.queue.commit_begins(self.clock.now());
         match self.log.commit() {
             Ok(written) => {
-                self.tell(&written);
+                self.publish(&written);
                 if let Some(why) = self.log.aside_problem() {
                     let why = format!(
                         "earlier checkpoints, which the audit log does not contain, cannot be put aside: {why}"
@@ -201,7 +201,7 @@ impl<S: Storage> Worker<'_, S> {
         self.queue.set_plausible(self.log.plausible(&self.clock.now()));
         let live = |summary: &Summary| summary.runs.keys().any(|run| runs.contains(run));
         match self.log.retain(self.clock.now(), &live) {
-            Ok(written) => self.tell(&written),
+            Ok(written) => self.publish(&written),
             Err(error) => self.failed(chain_text(&error)),
         }
     }
@@ -221,7 +221,7 @@ impl<S: Storage> Worker<'_, S> {
     }
 
     /// Observer first: who learns from a ticket that an entry is durable may rely on its having been published.
-    fn tell(&mut self, written: &[Sealed]) {
+    fn publish(&mut self, written: &[Sealed]) {
         self.vouching.wrote(written.len());
         if let Some(observer) = &mut self.observer {
             for sealed in written {

@@ -261,11 +261,11 @@ mod tests {
     #[test]
     fn a_brief_says_what_the_summary_says() {
         for runs in [summary().runs, [("r1".to_owned(), 1)].into()] {
-            said_by_both(&Summary { runs, ..summary() });
+            assert_brief_matches(&Summary { runs, ..summary() });
         }
     }
 
-    fn said_by_both(summary: &Summary) {
+    fn assert_brief_matches(summary: &Summary) {
         let brief = Brief::read(summary.encode()).unwrap();
         assert_eq!(brief.summary(Path::new("")).as_ref(), Some(summary));
         assert_eq!((brief.start(), brief.end(), brief.hash), (summary.start(), summary.end(), summary.hash()));

@@ -2,7 +2,7 @@
 //!
 //! Invariants: runs are looked at and converted while nobody holds the list; of two looks at one run, what the later one saw stays.
 
-use super::super::{convert, list::seen_by_all};
+use super::super::{convert, list::all_runs};
 use crate::runs::{FoundRun, NO_UID, Registry, grants::grants, touched::Look};
 use failsafe_core::{RunId, changes::Changes, policy::assurance::Grants};
 use failsafe_proto::v1::{self, RunChange};
@@ -20,7 +20,7 @@ const REMOVED: usize = 1_024;
 
 /// A run as it is after its last change.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct ListedRun {
     pub looked: Looked,
     pub change: RunChange,
     /// The look that it is of.
@@ -53,7 +53,7 @@ pub struct RunChanges {
 
 #[derive(Debug)]
 pub(in super::super) struct View {
-    pub(super) runs: Changes<RunId, Seen>,
+    pub(super) runs: Changes<RunId, ListedRun>,
     removed: VecDeque<RunId>,
     begun: bool,
 }
@@ -93,7 +93,7 @@ impl Runs for Registered<'_> {
     }
 
     fn all(&self) -> Vec<Looked> {
-        seen_by_all(self.0).values().map(|found| self.looked(found)).collect()
+        all_runs(self.0).values().map(|found| self.looked(found)).collect()
     }
 
     fn again(&self, id: RunId) {
@@ -226,7 +226,7 @@ impl View {
         if was_removed {
             self.removed.retain(|removed| *removed != id);
         }
-        self.put(Seen { looked, change, turn });
+        self.put(ListedRun { looked, change, turn });
         is_new
     }
 
@@ -236,7 +236,7 @@ impl View {
         let Looked { owner_uid, labels, run: v1::Run { id: text, name, owner_uid: shown, .. }, .. } = &before.looked;
         let run = v1::Run { id: text.clone(), name: name.clone(), owner_uid: *shown, ..Default::default() };
         let looked = Looked { id, owner_uid: *owner_uid, labels: labels.clone(), run };
-        self.put(Seen { looked, change: RunChange::Removed, turn });
+        self.put(ListedRun { looked, change: RunChange::Removed, turn });
         self.removed.push_back(id);
         if self.removed.len() > REMOVED
             && let Some(oldest) = self.removed.pop_front()
@@ -245,7 +245,7 @@ impl View {
         }
     }
 
-    fn put(&mut self, seen: Seen) {
+    fn put(&mut self, seen: ListedRun) {
         // What is there at first is not a change: nobody can have seen a revision before.
         let revision = if self.begun { self.runs.last().saturating_add(1) } else { self.runs.last() };
         self.runs.put(seen.looked.id, revision, Arc::new(seen));

@@ -58,7 +58,7 @@ const X32_BIT: libc::c_long = 0x4000_0000;
 
 /// Which watched call a number is, as the kernel tells it.
 #[cfg(target_arch = "x86_64")]
-fn told(kernel: &mut Kernel, number: libc::c_long, compat: bool) -> Option<&'static str> {
+fn call_by_kernel(kernel: &mut Kernel, number: libc::c_long, compat: bool) -> Option<&'static str> {
     let mut asked: Asked = [0; at::END];
     put(&mut asked, at::NUMBER, &number.to_ne_bytes());
     put(&mut asked, at::OP, &[u8::from(compat)]);
@@ -76,10 +76,14 @@ fn every_number_is_the_call_that_its_abi_has_for_it() {
     let name = |(name, _): (&'static str, libc::c_long)| name;
     for number in 0..1024 {
         let known = native().find(of(number)).map(name);
-        assert_eq!(told(&mut kernel, number, false), known, "{number}");
-        assert_eq!(told(&mut kernel, number, true), IA32.into_iter().find(of(number)).map(name), "ia32 {number}");
+        assert_eq!(call_by_kernel(&mut kernel, number, false), known, "{number}");
+        assert_eq!(
+            call_by_kernel(&mut kernel, number, true),
+            IA32.into_iter().find(of(number)).map(name),
+            "ia32 {number}"
+        );
         let x32 = X32.into_iter().find(of(number)).map(name).or(known);
-        assert_eq!(told(&mut kernel, number | X32_BIT, false), x32, "x32 {number}");
+        assert_eq!(call_by_kernel(&mut kernel, number | X32_BIT, false), x32, "x32 {number}");
     }
 }
 

@@ -63,7 +63,7 @@ fn any_rule() -> impl Strategy<Value = PathRule> {
 
 /// What the rules say of a device. One that is there: all that is said of any of its names. One that is not: what is said of all of
 /// its kind.
-fn said(rules: &Rules, kind: u64, major: u32, minor: u32) -> Effects {
+fn expected_effects(rules: &Rules, kind: u64, major: u32, minor: u32) -> Effects {
     let paths = |same: &dyn Fn(u32) -> bool| -> Vec<String> {
         let of_kind = NODES.iter().filter(|(_, k, m, n)| (*k, *m) == (kind, major) && same(*n));
         of_kind.map(|(name, ..)| format!("/dev/{name}")).collect()
@@ -97,7 +97,7 @@ fn the_kernel_finds_of_a_device_what_the_rules_say_of_its_names() {
         kernel.under(&tables, |kernel, table| {
             let there = NODES.iter().map(|(_, kind, major, minor)| (*kind, *major, *minor));
             for (kind, major, minor) in there.chain(LATER) {
-                let Effects { read, write, .. } = said(&rules, kind, major, minor);
+                let Effects { read, write, .. } = expected_effects(&rules, kind, major, minor);
                 for access in [READ, WRITE, READ | WRITE, MAKE] {
                     let mut asked: Asked = [0; at::END];
                     put(&mut asked, at::TABLE, &table.to_ne_bytes());

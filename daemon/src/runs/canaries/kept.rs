@@ -5,7 +5,7 @@
 use crate::runs::disk::{Disk, Files};
 use failsafe_core::{
     Actor, Policy, PolicyDigest, RunId,
-    canary::{Seen, Side, Stage, Terms},
+    canary::{Arms, Side, Stage, Terms},
     discover::is_name,
     record::Record,
     time::Span,
@@ -66,7 +66,7 @@ pub struct Kept {
     /// Who promoted or withdrew it.
     pub decided: Option<Decided>,
     /// Of runs that have ended.
-    ended: Seen,
+    ended: Arms,
     /// For how long the criteria of a promotion have held at a stretch.
     pub held: Span,
     live: BTreeMap<RunId, Running>,
@@ -102,7 +102,7 @@ impl Kept {
             since_ns: begun.at_ns,
             begun,
             decided: None,
-            ended: Seen::default(),
+            ended: Arms::default(),
             held: Span(0),
             live: BTreeMap::new(),
             name,
@@ -114,16 +114,16 @@ impl Kept {
         self.decided = Some(decided);
     }
 
-    /// What was seen of all its runs.
+    /// The counts of all its runs.
     #[must_use]
-    pub fn seen(&self) -> Seen {
-        let mut seen = self.ended;
+    pub fn arms(&self) -> Arms {
+        let mut arms = self.ended;
         for Running { side, contained } in self.live.values() {
-            let arm = seen.of(*side);
+            let arm = arms.of(*side);
             arm.runs += 1;
             arm.contained += u64::from(*contained);
         }
-        seen
+        arms
     }
 
     /// Runs that live: with the candidate, and others.
@@ -165,7 +165,7 @@ impl Kept {
 
     /// Adds time for which the criteria have held, or begins anew.
     pub(super) fn holds_for(&mut self, elapsed: Span) {
-        self.held = match self.terms.holds(&self.seen()) {
+        self.held = match self.terms.holds(&self.arms()) {
             true => Span(self.held.0.saturating_add(elapsed.0)),
             false => Span(0),
         };
@@ -183,7 +183,7 @@ impl Kept {
             candidate: self.candidate,
             candidate_name: self.candidate_name.clone(),
             terms: self.terms.clone(),
-            seen: self.seen(),
+            seen: self.arms(),
             actor: by.actor.clone(),
             reason: by.reason.clone(),
         }

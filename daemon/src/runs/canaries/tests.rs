@@ -161,8 +161,8 @@ fn runs_are_counted_once_and_what_an_earlier_daemon_saw_stays() {
     assert_eq!(again, kept);
     assert!(!again.saw(run(1), Side::Candidate, false, false), "it was contained before");
     let counts = |kept: &Kept| {
-        let seen = kept.seen();
-        [seen.candidate, seen.control].map(|arm| [arm.runs, arm.ended, arm.contained])
+        let arms = kept.arms();
+        [arms.candidate, arms.control].map(|arm| [arm.runs, arm.ended, arm.contained])
     };
     assert_eq!((counts(&again), again.live()), ([[1, 0, 1], [1, 0, 0]], (1, 1)));
     assert!(again.saw(run(1), Side::Candidate, false, true));
@@ -177,7 +177,7 @@ fn the_time_for_which_criteria_hold_begins_anew_when_they_do_not() {
     (0..4).for_each(|_| kept.holds_for(Span::from_secs(3)));
     assert_eq!(kept.held, Span::from_secs(12));
     assert!((2..4).all(|n| kept.saw(run(n), Side::Candidate, false, true)));
-    assert!(matches!(kept.terms.judge(&kept.seen(), kept.held), Finding::Promote(_)));
+    assert!(matches!(kept.terms.judge(&kept.arms(), kept.held), Finding::Promote(_)));
     kept.saw(run(9), Side::Candidate, true, false);
     kept.holds_for(Span::from_secs(3));
     assert_eq!(kept.held, Span(0));

@@ -204,20 +204,20 @@ mod tests {
         opens(path, 21, 4, NODE, &FDINFO.replace("amdgpu", "i915"));
         fs::create_dir_all(path.join("self")).unwrap();
         let mut processes = Processes::new(ProcFs::new(path));
-        let told = |found: &BTreeMap<String, Vec<GpuProcess>>, pci: &str| -> Vec<(u32, Option<u64>, Option<u32>)> {
+        let listed = |found: &BTreeMap<String, Vec<GpuProcess>>, pci: &str| -> Vec<(u32, Option<u64>, Option<u32>)> {
             found.get(pci).into_iter().flatten().map(|it| (it.pid, it.memory, it.sm)).collect()
         };
         let found = processes.read(&[10].into(), at(0));
-        assert_eq!(told(&found, A), [(10, Some(21 << 30), None), (12, Some(0), None)]);
-        assert_eq!(told(&found, B), [(20, Some(3 << 30), None)]);
+        assert_eq!(listed(&found, A), [(10, Some(21 << 30), None), (12, Some(0), None)]);
+        assert_eq!(listed(&found, B), [(20, Some(3 << 30), None)]);
         opens(path, 10, 9, NODE, &client(A, 2, 1, 1_500_000_000));
         opens(path, 20, 4, "/dev/dri/renderD129", &client(B, 9, 3, 9_000_000_000));
         let found = processes.read(&[10].into(), at(1));
-        assert_eq!(told(&found, A), [(10, Some(21 << 30), Some(50)), (12, Some(0), Some(0))]);
-        assert_eq!(told(&found, B), [(20, Some(3 << 30), Some(100))], "two engines at once");
+        assert_eq!(listed(&found, A), [(10, Some(21 << 30), Some(50)), (12, Some(0), Some(0))]);
+        assert_eq!(listed(&found, B), [(20, Some(3 << 30), Some(100))], "two engines at once");
         fs::remove_dir_all(path.join("10")).unwrap();
         assert_eq!(
-            told(&processes.read(&BTreeSet::new(), at(2)), A),
+            listed(&processes.read(&BTreeSet::new(), at(2)), A),
             [(12, Some(20 << 30), Some(0))],
             "its parent ended"
         );

@@ -86,14 +86,14 @@ pub fn check_main(args: &CheckArgs) -> Result<()> {
 
 /// What a call gave and how long it took; `None` when it gave nothing in time.
 fn timed<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<(T, Duration)> {
-    let (tell, told) = mpsc::channel();
+    let (tell, done) = mpsc::channel();
     thread::spawn(move || {
         let began = Instant::now();
         let answer = call();
         // Whoever waited may have gone on.
         let _late = tell.send((answer, began.elapsed()));
     });
-    told.recv_timeout(PATIENCE).ok()
+    done.recv_timeout(PATIENCE).ok()
 }
 
 impl Check {
@@ -158,7 +158,7 @@ impl Check {
         if !indices.is_empty() {
             call.insert("arguments".into(), indices.into());
         }
-        let said = match answer {
+        let status = match answer {
             None => "no answer".to_owned(),
             Some((None, _)) => "no such function".to_owned(),
             Some((Some((code, value)), took)) => {
@@ -171,21 +171,21 @@ impl Check {
                 library.error_text(code)
             }
         };
-        *self.tally.entry(said.clone()).or_default() += 1;
-        call.insert("answer".into(), said.into());
+        *self.tally.entry(status.clone()).or_default() += 1;
+        call.insert("answer".into(), status.into());
         call.into()
     }
 
     fn fields(&mut self, device: Device) -> serde_json::Value {
         let library = self.library;
-        let (said, answer) = match timed(move || library.fields(device, LAST_FIELD)) {
+        let (status, answer) = match timed(move || library.fields(device, LAST_FIELD)) {
             None => ("no answer".to_owned(), None),
             Some((None, _)) => ("no such function".to_owned(), None),
             Some((Some((code, fields)), took)) => (library.error_text(code), Some((fields, took))),
         };
-        *self.tally.entry(said.clone()).or_default() += 1;
+        *self.tally.entry(status.clone()).or_default() += 1;
         match answer {
-            None => json!({ "function": FIELDS, "answer": said }),
+            None => json!({ "function": FIELDS, "answer": status }),
             Some((fields, took)) => {
                 let mut supported = Map::new();
                 let mut others: std::collections::BTreeMap<String, Vec<u32>> = Default::default();
@@ -196,7 +196,7 @@ impl Check {
                     }
                 }
                 let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                json!({ "function": FIELDS, "answer": said, "us": us, "values": supported, "others": others })
+                json!({ "function": FIELDS, "answer": status, "us": us, "values": supported, "others": others })
             }
         }
     }

@@ -121,12 +121,12 @@ pub fn signals(sample: &Sample) -> impl Iterator<Item = (Kind, i64)> {
 }
 
 /// Whether the reason of a blindness is that the GPU is lost from the bus, in nvml-wrapper's words.
-pub fn says_lost(why: &str) -> bool {
+pub fn means_lost(why: &str) -> bool {
     why.contains(&nvml_wrapper::error::NvmlError::GpuLost.to_string())
 }
 
 /// Whether NVML's error says that the GPU works again only after a reset (`NVML_ERROR_RESET_REQUIRED`).
-pub fn says_reset_required(why: &str) -> bool {
+pub fn means_reset_required(why: &str) -> bool {
     why.contains(&nvml_wrapper::error::NvmlError::ResetRequired.to_string())
 }
 

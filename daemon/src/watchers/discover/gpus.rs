@@ -22,7 +22,7 @@ use crate::{
 };
 use environment::claimed;
 use failsafe_core::{GpuId, Input, MonoTime, RunId, discover::is_discovered};
-use open_files::{AllLooks, OpenFiles, Progress, Seen};
+use open_files::{AllLooks, OpenDevices, OpenFiles, Progress};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -172,7 +172,7 @@ fn is_in(proc: &ProcFs, live: &LiveRun, pid: u32) -> bool {
 }
 
 /// The GPUs that now have the numbers of what was seen. One that is not listed any more stays as it is.
-fn gpus_of(seen: &Seen, listed: &Listed) -> Opened {
+fn gpus_of(seen: &OpenDevices, listed: &Listed) -> Opened {
     let mut out = Opened::default();
     for (gpu, _, minor) in listed {
         let Some(minor) = minor else { continue };
@@ -195,7 +195,7 @@ mod tests {
         // Their minor numbers are in another order than their indices; an AMD GPU has none.
         let listed: Listed =
             vec![(gpu("a"), 0, Some(2)), (gpu("b"), 1, Some(1)), (gpu("c"), 2, Some(0)), (gpu("amd"), 3, None)];
-        let seen = |is_whole| Seen { again: [(2, 7), (255, 7)].into(), open: [0, 2, 255].into(), is_whole };
+        let seen = |is_whole| OpenDevices { again: [(2, 7), (255, 7)].into(), open: [0, 2, 255].into(), is_whole };
         assert_eq!(gpus_of(&seen(true), &listed), Opened { open: [(gpu("a"), 7)].into(), closed: [gpu("b")].into() });
         assert_eq!(gpus_of(&seen(false), &listed), Opened { open: [(gpu("a"), 7)].into(), closed: [].into() });
     }

@@ -54,7 +54,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use view::{Found, MOST_LISTED, RuleView, Shared, View};
+use view::{MOST_LISTED, MatchedCgroup, RuleView, Shared, View};
 
 /// How long the thread waits for a report before it looks at the stop flag.
 const WAIT_MS: u8 = 200;
@@ -110,7 +110,7 @@ pub struct Discovery {
     policies: Policies,
     admins: Admins,
     /// Matching cgroups, by their path below the root.
-    found: BTreeMap<String, Found>,
+    found: BTreeMap<String, MatchedCgroup>,
     /// Those beyond [`MOST_LISTED`] that have no run, by reason.
     unlisted: BTreeMap<String, u64>,
     /// To be tried again at once.
@@ -296,10 +296,10 @@ impl Discovery {
         if kind == Some(Kind::Again) && self.again.len() < MOST_AGAIN {
             self.again.insert(path.to_owned());
         }
-        let known = self.open_before.contains(path) || self.found.get(path).is_some_and(Found::is_open);
+        let known = self.open_before.contains(path) || self.found.get(path).is_some_and(MatchedCgroup::is_open);
         let of_path = self.root.join(path).display().to_string();
         let state = state.map_err(|refused| refused.why);
-        let found = Found { path: of_path, rule, state, overruled: kind == Some(Kind::Overruled) };
+        let found = MatchedCgroup { path: of_path, rule, state, overruled: kind == Some(Kind::Overruled) };
         let listed = self.found.contains_key(path) || self.found.len() < MOST_LISTED || found.state.is_ok();
         if kind == Some(Kind::Open) && (if listed { !known } else { !self.passing }) {
             self.missing.refused += 1;

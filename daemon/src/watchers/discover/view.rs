@@ -12,7 +12,7 @@ pub const MOST_LISTED: usize = 512;
 
 /// A matching cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct MatchedCgroup {
     /// Its path below the mount.
     pub path: String,
     /// The rule.
@@ -23,7 +23,7 @@ pub struct Found {
     pub overruled: bool,
 }
 
-impl Found {
+impl MatchedCgroup {
     /// It should have a run, and has none.
     pub fn is_open(&self) -> bool {
         self.state.is_err() && !self.overruled
@@ -68,7 +68,7 @@ pub struct View {
     /// The rules, in their order.
     pub rules: Vec<RuleView>,
     /// Matching cgroups, by path.
-    pub found: Vec<Found>,
+    pub found: Vec<MatchedCgroup>,
     /// Matching cgroups without a run that are not listed, by reason.
     pub unlisted: BTreeMap<String, u64>,
     /// Folders that are watched, and the most.

@@ -48,12 +48,12 @@ pub enum Refused {
     Closed,
 }
 
-type Waiting = (Asked, oneshot::Sender<Drill>);
+type QueuedDrill = (Asked, oneshot::Sender<Drill>);
 
 #[derive(Debug, Default)]
 struct Inner {
     view: View,
-    waiting: Option<Waiting>,
+    waiting: Option<QueuedDrill>,
     /// One was taken, or is being done.
     busy: bool,
     /// The thread that does drills, while it waits for something to do.
@@ -103,7 +103,7 @@ impl Shared {
     }
 
     /// Takes the one who waits.
-    pub(super) fn take(&self) -> Option<Waiting> {
+    pub(super) fn take(&self) -> Option<QueuedDrill> {
         let mut inner = self.inner();
         inner.busy |= inner.waiting.is_some();
         inner.waiting.take()

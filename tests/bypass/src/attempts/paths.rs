@@ -26,7 +26,7 @@ pub(super) const ALL: &[Attempt] = &[
     ("open", |s| read(s.path()?)),
     ("open-to-write", open_to_write),
     ("truncate", truncate),
-    ("openat2", |s| tell(kernel::open2(&c_text(s.path()?)?, libc::O_RDONLY).context("openat2")?.into())),
+    ("openat2", |s| print_contents(kernel::open2(&c_text(s.path()?)?, libc::O_RDONLY).context("openat2")?.into())),
     ("open-through-io-uring", |s| open_through_ring(s, Submit::Caller)),
     ("open-through-io-uring-worker", |s| open_through_ring(s, Submit::Worker)),
     ("open-by-symlink", open_by_symlink),
@@ -44,7 +44,7 @@ pub(super) const ALL: &[Attempt] = &[
 ];
 
 /// Prints what the file holds.
-fn tell(mut file: File) -> Result<()> {
+fn print_contents(mut file: File) -> Result<()> {
     let mut text = String::new();
     file.read_to_string(&mut text).context("read")?;
     println!("READ {text}");
@@ -52,7 +52,7 @@ fn tell(mut file: File) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<()> {
-    tell(File::open(path).context("open")?)
+    print_contents(File::open(path).context("open")?)
 }
 
 fn work(scene: &Scene, name: &str) -> Result<PathBuf> {
@@ -71,7 +71,7 @@ fn truncate(scene: &Scene) -> Result<()> {
 
 fn open_through_ring(scene: &Scene, submit: Submit) -> Result<()> {
     let mut ring = Ring::new(submit).context("io_uring_setup")?;
-    tell(ring.open(&c_text(scene.path()?)?, libc::O_RDONLY).context("openat")?.into())
+    print_contents(ring.open(&c_text(scene.path()?)?, libc::O_RDONLY).context("openat")?.into())
 }
 
 fn open_by_symlink(scene: &Scene) -> Result<()> {
@@ -149,7 +149,7 @@ fn open_by_new_root(scene: &Scene) -> Result<()> {
 fn open_by_handle(scene: &Scene) -> Result<()> {
     let handle = kernel::handle_of(&c_text(scene.path()?)?).context("name_to_handle_at")?;
     let mount = File::open(scene.folder()?).context("open of the folder")?;
-    tell(kernel::open_handle(mount, &handle, libc::O_RDONLY).context("open_by_handle_at")?.into())
+    print_contents(kernel::open_handle(mount, &handle, libc::O_RDONLY).context("open_by_handle_at")?.into())
 }
 
 /// A thread turns the path from an allowed one into the forbidden one and back.

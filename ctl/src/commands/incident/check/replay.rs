@@ -5,7 +5,7 @@ use crate::{
     commands::replay::{
         audit::{Audit, Facts, Given},
         compare::Report,
-        found::{Found, Lost, Section, Source},
+        found::{Lost, RunRecordings, Section, Source},
         judge_found,
     },
     exit::{Exit, Fail},
@@ -37,7 +37,7 @@ pub(super) fn check(parts: &Parts, incident: &Incident<'_>, entries: &[Logged], 
         number: Some(number),
         bytes: section.clone(),
     };
-    let found = Found { sources: parts.recordings().map(source).collect(), lost: Vec::new(), all: true };
+    let found = RunRecordings { sources: parts.recordings().map(source).collect(), lost: Vec::new(), all: true };
     let mut outcomes = Outcomes::NotCompared;
     let report = judge_found(found, None, |given| {
         outcomes = Outcomes::of(given, incident, entries);

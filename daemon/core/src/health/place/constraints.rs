@@ -127,8 +127,12 @@ impl Constraints {
         let (a, b) = (equipment.get(one), equipment.get(other));
         let numa = |it: Option<&Traits>| it.and_then(|it| it.numa_node).filter(|node| *node >= 0);
         if self.same_numa_node && (numa(a).is_none() || numa(a) != numa(b)) {
-            let told = |it| numa(it).map_or_else(|| "an unknown one".to_owned(), |node| node.to_string());
-            return Some(format!("{one} and {other} are not known to be on one NUMA node ({}, {})", told(a), told(b)));
+            let node_text = |it| numa(it).map_or_else(|| "an unknown one".to_owned(), |node| node.to_string());
+            return Some(format!(
+                "{one} and {other} are not known to be on one NUMA node ({}, {})",
+                node_text(a),
+                node_text(b)
+            ));
         }
         let linked = |it: Option<&Traits>, to: &GpuId| it.is_some_and(|it| it.linked.contains(to));
         if self.nvlinked && !(linked(a, other) && linked(b, one)) {
@@ -259,10 +263,10 @@ mod tests {
         assert_eq!(against(Constraints { model: Some("h100".into()), ..none() }), "");
         assert_eq!(against(Constraints { memory_free: Some(10 << 30), ..none() }), "");
         assert_eq!(against(Constraints { mig: MigWanted::parse("1g.10gb"), ..none() }), "");
-        let told = against(Constraints { model: Some("B200".into()), memory_free: Some(11 << 30), ..none() });
-        assert!(told.contains("`B200` is wanted") && told.contains("10.0 GiB of its memory are free"), "{told}");
-        let told = against(Constraints { mig: MigWanted::parse("3g.40gb"), ..none() });
-        assert!(told.contains("no MIG device 3g.40gb: it has 1g.10gb, 2g.20gb"), "{told}");
+        let text = against(Constraints { model: Some("B200".into()), memory_free: Some(11 << 30), ..none() });
+        assert!(text.contains("`B200` is wanted") && text.contains("10.0 GiB of its memory are free"), "{text}");
+        let text = against(Constraints { mig: MigWanted::parse("3g.40gb"), ..none() });
+        assert!(text.contains("no MIG device 3g.40gb: it has 1g.10gb, 2g.20gb"), "{text}");
         let taken = Constraints { mig: MigWanted::parse("2g.20gb"), ..none() };
         assert!(taken.against(&gpu(0), &machine, true).is_empty(), "shared");
         assert!(against(taken).contains("runs are on every MIG device 2g.20gb"));

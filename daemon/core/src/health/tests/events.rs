@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_xid_cancels_no_reason_that_only_a_person_resets() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let (target, code, at) = (Target::Gpu(gpu("a")), "xid-163".to_owned(), s(2));
     let (level_of, text, advice) = (Level::Unhealthy, "x".to_owned(), Advice::ResetGpu);
     h.fact(&Fact::Noted { target, code, level: level_of, text, advice, at });
@@ -14,7 +14,7 @@ fn an_xid_cancels_no_reason_that_only_a_person_resets() {
 
 #[test]
 fn an_xid_that_follows_others_counts_alone_only() {
-    let mut h = seen();
+    let mut h = node_of_two();
     // Beside another it says nothing, however often.
     for t in 0..6 {
         h.take(&xid("a", 13, s(600 * t + 2)));
@@ -28,7 +28,7 @@ fn an_xid_that_follows_others_counts_alone_only() {
     }
     assert_eq!(codes(&h, "b"), ["xid-45-repeated"]);
     for code in [171, 172] {
-        let mut h = seen();
+        let mut h = node_of_two();
         h.take(&xid("a", code, s(2)));
         assert_eq!((level(&h, "a"), codes(&h, "a")), (Level::Degraded, vec![format!("xid-{code}")]));
     }
@@ -37,7 +37,7 @@ fn an_xid_that_follows_others_counts_alone_only() {
 #[test]
 fn what_only_degraded_a_gpu_is_over_a_day_after_it_came_last() {
     let day = checks::DAY.0 / 1_000_000_000;
-    let mut h = seen();
+    let mut h = node_of_two();
     for code in [74, 94, 9_999] {
         h.take(&xid("a", code, s(2)));
     }
@@ -71,7 +71,7 @@ fn what_only_degraded_a_gpu_is_over_a_day_after_it_came_last() {
 #[test]
 fn a_state_that_lasts_is_a_reason_until_it_ends_whatever_the_kernels_log_has() {
     let day = checks::DAY.0 / 1_000_000_000;
-    let mut h = seen();
+    let mut h = node_of_two();
     // A flood of other reasons takes no room from it.
     for n in 0..100 {
         let (target, code, text) = (Target::Node, format!("noise-{n}"), "x".to_owned());
@@ -100,7 +100,7 @@ fn a_state_that_lasts_is_a_reason_until_it_ends_whatever_the_kernels_log_has() {
 
 #[test]
 fn a_reasons_advice_is_of_its_worst() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let note = |level, text: &str, advice, at| Fact::Noted {
         target: Target::Gpu(gpu("a")),
         code: "x".into(),
@@ -119,7 +119,7 @@ fn a_reasons_advice_is_of_its_worst() {
 
 #[test]
 fn one_xid_cancels_another() {
-    let mut h = seen();
+    let mut h = node_of_two();
     h.take(&xid("a", 163, s(2)));
     assert_eq!(level(&h, "a"), Level::Degraded);
     let changes = h.take(&xid("a", 162, s(3)));
@@ -129,7 +129,7 @@ fn one_xid_cancels_another() {
 
 #[test]
 fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
-    let mut h = seen();
+    let mut h = node_of_two();
     for t in 0..4 {
         h.take(&xid("a", 31, s(2 + t * 60)));
         h.take(&xid("a", 31, s(3 + t * 60)));
@@ -146,7 +146,7 @@ fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
 /// What happened is told, and changes nothing: what came of it, signals say.
 #[test]
 fn an_event_of_a_gpu_is_a_change_of_neither_level_nor_reasons_and_is_reported_once_a_minute() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let before = level(&h, "a");
     let mut event = |what, at| h.take(&signal("a", Kind::Event, Value::Event(Event::Gpu { what }), s(at)));
     let changes = event(GpuEvent::MigConfig, 10);

@@ -129,7 +129,7 @@ fn each_signal_of_a_gpu_is_judged_or_has_a_reason_why_not() {
 
 /// A GPU that has had these values for this many seconds, told every 4 s.
 fn after(values: &[(Kind, i64)], seconds: u64) -> Vec<String> {
-    let mut h = seen();
+    let mut h = node_of_two();
     for t in (0..=seconds).step_by(4) {
         for (kind, v) in values {
             h.take(&value("a", kind.clone(), *v, s(2 + t)));
@@ -176,7 +176,7 @@ fn the_fabric_is_judged() {
 
 #[test]
 fn nvlinks_that_are_down_from_the_start_are_found_beside_the_other_gpus() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let links = |h: &mut Health, name: &str, all: i64, active: i64, at| {
         h.take(&value(name, Kind::GpuNvlinkLinks, all, at));
         h.take(&value(name, Kind::GpuNvlinkActive, active, at));
@@ -187,7 +187,7 @@ fn nvlinks_that_are_down_from_the_start_are_found_beside_the_other_gpus() {
     }
     assert_eq!((codes(&h, "a"), codes(&h, "b").len()), (vec!["nvlink-fewer-than-peers".to_owned()], 0));
     // Boards with other links are no peers, and neither is a pair with the same.
-    let mut h = seen();
+    let mut h = node_of_two();
     for t in [2, 30, 63, 70] {
         links(&mut h, "b", 12, 12, s(t));
         links(&mut h, "a", 18, 0, s(t));

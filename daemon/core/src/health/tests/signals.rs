@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn thresholds_hold_and_clear_with_hysteresis() {
-    let mut h = seen();
+    let mut h = node_of_two();
     h.take(&value("a", Kind::GpuTemperatureSlowdown, 90_000, s(2)));
     h.take(&value("a", Kind::GpuTemperature, 91_000, s(3)));
     h.take(&value("a", Kind::GpuTemperature, 91_000, s(30)));
@@ -63,7 +63,7 @@ fn each_threshold_of_the_field_trips() {
         ),
     ];
     for (code, values, expected) in cases {
-        let mut h = seen();
+        let mut h = node_of_two();
         for (i, (kind, v)) in values.iter().enumerate() {
             h.take(&value("a", kind.clone(), *v, s(2 + u64::try_from(i).unwrap())));
         }
@@ -76,7 +76,7 @@ fn each_threshold_of_the_field_trips() {
         assert_eq!(found.map(|r| r.level), Some(*expected), "{code}: {:?}", part.reasons);
     }
     // Just within each bound nothing trips.
-    let mut h = seen();
+    let mut h = node_of_two();
     for (kind, v) in [
         (Kind::GpuRetiredPagesDouble, 15),
         (Kind::GpuRetiredPagesSingle, 47),
@@ -101,7 +101,7 @@ fn each_threshold_of_the_field_trips() {
 
 #[test]
 fn hardware_slowdowns_are_counted_when_they_come_on() {
-    let mut h = seen();
+    let mut h = node_of_two();
     for i in 0..6 {
         let bits = |on: bool| if on { 0x40 | 0x4 } else { 0x4 };
         h.take(&value("a", Kind::GpuThrottle, bits(false), s(10 * i + 2)));
@@ -113,7 +113,7 @@ fn hardware_slowdowns_are_counted_when_they_come_on() {
 
 #[test]
 fn a_hardware_slowdown_that_stays_on_degrades() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let bits = |power_brake: bool, at| value("a", Kind::GpuThrottle, if power_brake { 0x88 } else { 0x4 }, at);
     h.take(&bits(true, s(2)));
     h.take(&bits(true, s(61)));
@@ -129,7 +129,7 @@ fn a_hardware_slowdown_that_stays_on_degrades() {
 
 #[test]
 fn a_gpu_is_not_well_while_a_signal_that_it_is_judged_by_is_not_read() {
-    let mut h = seen();
+    let mut h = node_of_two();
     let unread = |kind, why: Option<&str>| {
         let (gpu, why) = (gpu("a"), why.map(str::to_owned));
         Input::Unread(Unread { seq: 1, at: s(2), source: Source::Nvml, gpu, kind, why })

@@ -51,7 +51,7 @@ fn an_nvlink_error_is_judged_by_unit_status_and_severity() {
     ] {
         // The number alone degrades, and comes from NVML before the record or after it.
         for before in [true, false] {
-            let mut h = seen();
+            let mut h = node_of_two();
             if before {
                 h.take(&xid("a", code, s(2)));
                 assert_eq!(reason(&h, "a", &format!("xid-{code}")), UNKNOWN, "{text}");
@@ -67,11 +67,11 @@ fn an_nvlink_error_is_judged_by_unit_status_and_severity() {
 
 #[test]
 fn a_harmless_nvlink_error_does_not_take_back_an_earlier_one() {
-    let mut h = seen();
+    let mut h = node_of_two();
     h.take(&xid("a", 145, s(2)));
     h.fact(&record("a", 145, &format!(" RLW_RSPCOL Nonfatal {LINK} (0x5 0x1)"), s(60)));
     assert_eq!(codes(&h, "a"), ["xid-145"], "the first one was not explained");
-    let mut h = seen();
+    let mut h = node_of_two();
     h.fact(&record("a", 145, &format!(" RLW_SRC_TRACK Fatal {LINK} (0x7 0x1)"), s(2)));
     h.fact(&record("a", 145, &format!(" RLW_RSPCOL Nonfatal {LINK} (0x5 0x1)"), s(3)));
     assert_eq!(level(&h, "a"), Level::Unhealthy);
@@ -90,14 +90,14 @@ fn the_text_of_xid_154_decides_where_nvml_is_blind() {
         ("0xff (Unknown)", Some(("recovery-action", Level::Unhealthy, Advice::AskDriver))),
         ("0x0 (None)", None),
     ] {
-        let mut h = seen();
+        let mut h = node_of_two();
         h.take(&gap(None, true, s(2)));
         h.fact(&record("a", 154, &changed(to), s(3)));
         let found = h.view().gpus[&gpu("a")].reasons.iter().find(|reason| reason.code != BLIND).cloned();
         let found = found.as_ref().map(|reason| (reason.code.as_str(), reason.level, reason.advice));
         assert_eq!(found, expected, "{to}");
     }
-    let mut h = seen();
+    let mut h = node_of_two();
     h.fact(&record("a", 154, &changed("0x3 (Drain P2P)"), s(3)));
     h.fact(&record("a", 154, " GPU recovery action changed from 0x3 (Drain P2P) to 0x0 (None)", s(4)));
     assert!(codes(&h, "a").is_empty());
@@ -108,7 +108,7 @@ fn the_text_of_xid_154_decides_where_nvml_is_blind() {
 #[test]
 fn an_unknown_recovery_action_is_bad_and_reported_as_unknown() {
     for value_of in [5, 6, 42] {
-        let mut h = seen();
+        let mut h = node_of_two();
         h.take(&value("a", Kind::GpuRecoveryAction, value_of, s(2)));
         assert_eq!(reason(&h, "a", "recovery-action").map(|(level, _)| level), Some(Level::Unhealthy), "{value_of}");
         let text = h.view().gpus[&gpu("a")].reasons[0].text.clone();
@@ -119,7 +119,7 @@ fn an_unknown_recovery_action_is_bad_and_reported_as_unknown() {
 #[test]
 fn one_crash_counts_once_and_repeated_means_over_processes_or_over_time() {
     // Six records of one process within 1.1 s.
-    let mut h = seen();
+    let mut h = node_of_two();
     for n in 0..6 {
         let at = MonoTime(s(2).0 + n * 220_000_000);
         h.take(&xid("a", 13, at));
@@ -140,7 +140,7 @@ fn one_crash_counts_once_and_repeated_means_over_processes_or_over_time() {
     }
     assert_eq!(codes(&h, "b"), ["xid-13-repeated"]);
     // A job of many processes is killed: one XID 45 for each.
-    let mut h = seen();
+    let mut h = node_of_two();
     for pid in 1..9 {
         h.take(&xid("a", 45, s(2)));
         h.fact(&record("a", 45, &format!(" pid={pid}, name=python3, Ch 00000010"), s(2)));
@@ -150,7 +150,7 @@ fn one_crash_counts_once_and_repeated_means_over_processes_or_over_time() {
 
 #[test]
 fn fatal_xids_of_one_failure_count_once_until_it_is_resolved() {
-    let mut h = seen();
+    let mut h = node_of_two();
     for n in 0..50 {
         h.take(&xid("a", 119, s(2 + n * 60)));
         h.take(&xid("a", 79, s(3 + n * 60)));

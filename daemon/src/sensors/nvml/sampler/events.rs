@@ -35,7 +35,7 @@ const DEAF: Duration = Duration::from_secs(60);
 /// Waits until the process ends.
 pub fn watch(nvml: &'static Nvml, shared: &Shared) {
     let mut backoff = FIRST_BACKOFF;
-    let mut told = PendingEvents::default();
+    let mut pending = PendingEvents::default();
     let mut flood = Flood::default();
     loop {
         let generation = shared.gpus().generation;
@@ -59,7 +59,7 @@ pub fn watch(nvml: &'static Nvml, shared: &Shared) {
             match events::wait(nvml, &set, WAIT_MS) {
                 Ok(event) => {
                     backoff = FIRST_BACKOFF;
-                    take(nvml, shared, &event, &devices, &mut told, &mut flood);
+                    take(nvml, shared, &event, &devices, &mut pending, &mut flood);
                 }
                 Err(NvmlError::Timeout) => backoff = FIRST_BACKOFF,
                 Err(error) => {
@@ -70,7 +70,7 @@ pub fn watch(nvml: &'static Nvml, shared: &Shared) {
                     break;
                 }
             }
-            told.flush(shared);
+            pending.flush(shared);
             let missing = !whole && made.elapsed() > REGISTER_AGAIN;
             if shared.gpus().generation != generation || missing || flood.deaf() != deaf {
                 break;
@@ -84,13 +84,13 @@ fn take(
     shared: &Shared,
     event: &Event,
     devices: &[(String, Device<'static>)],
-    told: &mut PendingEvents,
+    pending: &mut PendingEvents,
     flood: &mut Flood,
 ) {
     let known = devices.iter().find(|(_, device)| event.is_of(device)).map(|(gpu, _)| gpu.clone());
     let gpu = known.or_else(|| event.uuid(nvml)).unwrap_or_default();
     if event.kind == events::XID {
-        return told.take(gpu, What::Xid(event.data, event.instances()));
+        return pending.take(gpu, What::Xid(event.data, event.instances()));
     }
     // One that is not known here was not asked for.
     let Some((_, what)) = KINDS.iter().find(|(bit, _)| *bit == event.kind) else { return };
@@ -99,7 +99,7 @@ fn take(
     } else {
         shared.gpus().anew.insert(gpu.clone());
     }
-    told.take(gpu, What::Event(*what));
+    pending.take(gpu, What::Event(*what));
 }
 
 type Registered = (EventSet<'static>, Vec<(String, Device<'static>)>);
@@ -199,21 +199,21 @@ struct PendingEvents {
 struct PendingEvent {
     count: u64,
     seen_ns: u64,
-    told: Option<Instant>,
+    last_sent: Option<Instant>,
 }
 
 impl PendingEvents {
     fn take(&mut self, gpu: String, what: What) {
-        let new = || PendingEvent { count: 0, seen_ns: 0, told: None };
+        let new = || PendingEvent { count: 0, seen_ns: 0, last_sent: None };
         let waiting = self.waiting.entry((gpu, what)).or_insert_with(new);
         waiting.count += 1;
         waiting.seen_ns = now_ns();
     }
 
     fn flush(&mut self, shared: &Shared) {
-        let due = |told: Option<Instant>| told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        let due = |last_sent: Option<Instant>| last_sent.is_none_or(|at| at.elapsed() >= TELL_EVERY);
         self.waiting.retain(|(gpu, what), waiting| {
-            if waiting.count > 0 && due(waiting.told) {
+            if waiting.count > 0 && due(waiting.last_sent) {
                 let (mono_ns, gpu, count) = (waiting.seen_ns, gpu.clone(), waiting.count);
                 shared.send(&match *what {
                     What::Xid(code, (gpu_instance, compute_instance)) => {
@@ -222,9 +222,9 @@ impl PendingEvents {
                     What::Event(what) => Frame::Happened(Happened { mono_ns, gpu, what, count }),
                 });
                 waiting.count = 0;
-                waiting.told = Some(Instant::now());
+                waiting.last_sent = Some(Instant::now());
             }
-            waiting.count > 0 || !due(waiting.told)
+            waiting.count > 0 || !due(waiting.last_sent)
         });
     }
 }

@@ -35,7 +35,7 @@ pub struct Gpu {
     busy: Arc<Busyness>,
     found: mpsc::Sender<GpuLookup>,
     /// Why it does not answer, once that was said.
-    told: Option<String>,
+    reported: Option<String>,
     answers: Option<Answers>,
 }
 
@@ -77,16 +77,16 @@ impl Gpu {
     ) -> Gpu {
         let busy = shared.watch(format!("index {index}"));
         let (rates, shared, found) = (Arc::clone(rates), Arc::clone(shared), found.clone());
-        Gpu { nvml, index, rates, shared, busy, found, told: None, answers: None }
+        Gpu { nvml, index, rates, shared, busy, found, reported: None, answers: None }
     }
 
     /// Says why nothing is known of it, unless that was said.
     pub fn nothing(&mut self, why: String, failed: bool) {
-        if self.told.as_ref() != Some(&why) {
+        if self.reported.as_ref() != Some(&why) {
             let unreachable = Unreachable { index: self.index, why: why.clone(), failed };
             // Who listens lives as long as the process.
             let _gone = self.found.send(GpuLookup::Nothing(unreachable));
-            self.told = Some(why);
+            self.reported = Some(why);
         }
     }
 
@@ -149,7 +149,7 @@ impl Answers {
                 self.lost = None;
                 if Instant::now() >= self.look_again {
                     self.look_again = Instant::now() + rates.rare;
-                    self.tell_what_it_is(nvml, index, busy, shared, rates);
+                    self.refresh_identity(nvml, index, busy, shared, rates);
                 }
             }
             HandleState::Void => shared.restart("NVML's handles have become void".to_owned()),
@@ -173,8 +173,8 @@ impl Answers {
         }
     }
 
-    /// Looks again at what the GPU is, and tells it when that has changed.
-    fn tell_what_it_is(
+    /// Reads the identity of the GPU again, and reports it when it has changed.
+    fn refresh_identity(
         &mut self,
         nvml: &'static Nvml,
         index: u32,

@@ -275,10 +275,10 @@ mod tests {
         assert_eq!(frames, [Frame::Sample(Sample::default())], "what waits goes before what is sent");
         let busy = shared.watch("GPU-1".into());
         busy.calls("nvmlDeviceGetPowerUsage");
-        let told = shared.alive(Vec::new());
-        assert_eq!((heard(&shared), told.len()), (vec![Frame::Alive { busy: told.clone() }], 1));
+        let reported = shared.alive(Vec::new());
+        assert_eq!((heard(&shared), reported.len()), (vec![Frame::Alive { busy: reported.clone() }], 1));
         busy.done();
-        assert!(shared.alive(told).is_empty());
+        assert!(shared.alive(reported).is_empty());
         assert_eq!(heard(&shared), [Frame::Alive { busy: Vec::new() }], "that it came back is told");
     }
 }

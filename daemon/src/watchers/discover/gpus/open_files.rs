@@ -51,7 +51,7 @@ impl OpenFiles {
 
 /// What two looks at a run show, by minor number.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct OpenDevices {
     /// Devices that one process had open at both looks, and the process.
     pub again: BTreeMap<u32, u32>,
     /// Devices that were open at one of them.
@@ -83,7 +83,7 @@ struct Look {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Each process was looked at.
-    Done(Seen),
+    Done(OpenDevices),
     /// The budget is spent.
     Spent,
 }
@@ -118,12 +118,12 @@ impl Looks {
         Progress::Done(self.end())
     }
 
-    fn end(&mut self) -> Seen {
+    fn end(&mut self) -> OpenDevices {
         self.behind = None;
         let now = std::mem::take(&mut self.now);
         let seen = match &self.before {
-            None => Seen { open: now.open.keys().copied().collect(), ..Seen::default() },
-            Some(before) => Seen {
+            None => OpenDevices { open: now.open.keys().copied().collect(), ..OpenDevices::default() },
+            Some(before) => OpenDevices {
                 again: now
                     .open
                     .iter()
@@ -218,7 +218,7 @@ mod tests {
 
     fn done(again: &[(u32, u32)], open: &[u32], is_whole: bool) -> Progress {
         let (again, open) = (again.iter().copied().collect(), open.iter().copied().collect());
-        Progress::Done(Seen { again, open, is_whole })
+        Progress::Done(OpenDevices { again, open, is_whole })
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Reader {
                 Ok(list) => {
                     answered = true;
                     for process in list {
-                        let process = told(process, *kind);
+                        let process = gpu_process(process, *kind);
                         match found.entry((process.pid, process.gpu_instance, process.compute_instance)) {
                             Entry::Vacant(new) => drop(new.insert(process)),
                             Entry::Occupied(mut known) => {
@@ -125,7 +125,7 @@ impl Reader {
     }
 }
 
-fn told(process: &ProcessInfo, kind: ProcessKind) -> GpuProcess {
+fn gpu_process(process: &ProcessInfo, kind: ProcessKind) -> GpuProcess {
     let instance = |id: u32| (id != u32::MAX).then_some(id);
     GpuProcess {
         pid: process.pid,
