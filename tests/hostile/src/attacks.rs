@@ -8,6 +8,7 @@ mod events;
 mod full_disk;
 mod hanging_disk;
 mod metrics;
+mod policies;
 
 pub use compile::compile;
 pub use crowds::{followers, health, idle};
@@ -17,3 +18,4 @@ pub use events::events;
 pub use full_disk::full_disk;
 pub use hanging_disk::hanging_disk;
 pub use metrics::metrics;
+pub use policies::policies;

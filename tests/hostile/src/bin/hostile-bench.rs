@@ -30,12 +30,13 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let all: [(&str, Attack); 10] = [
+    let all: [(&str, Attack); 11] = [
         ("followers", attacks::followers),
         ("idle", attacks::idle),
         ("health", attacks::health),
         ("events", attacks::events),
         ("metrics", attacks::metrics),
+        ("policies", attacks::policies),
         ("descriptors", attacks::descriptors),
         ("compile", attacks::compile),
         ("full-disk", attacks::full_disk),
