@@ -19,13 +19,47 @@ use failsafe_core::{
     shadow::is_compared,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 /// After a freeze the processor is left to the run for this time, at most once in [`GIVES_WAY_EVERY`]. See ADR 23.
 const GIVES_WAY_FOR: Duration = Duration::from_micros(100);
 const GIVES_WAY_EVERY: Duration = Duration::from_millis(2);
+
+/// Lines about decisions of one run in the daemon's own log, in a second. The audit log has them all.
+const LINES: u32 = 8;
+
+/// How many lines each run had of late.
+#[derive(Debug, Default)]
+pub(super) struct Lines(BTreeMap<RunId, Said>);
+
+#[derive(Debug)]
+struct Said {
+    since: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Whether a decision of the run has a line, with how many had none since the last line. What contains always has one.
+    fn next(&mut self, run: RunId, contains: bool, now: Instant) -> Option<u64> {
+        let said = self.0.entry(run).or_insert(Said { since: now, lines: 0, left_out: 0 });
+        if now.saturating_duration_since(said.since) >= Duration::from_secs(1) {
+            (said.since, said.lines) = (now, 0);
+        }
+        if said.lines >= LINES && !contains {
+            said.left_out += 1;
+            return None;
+        }
+        said.lines = said.lines.saturating_add(1);
+        Some(std::mem::take(&mut said.left_out))
+    }
+
+    pub(super) fn ended(&mut self, run: RunId) {
+        self.0.remove(&run);
+    }
+}
 
 impl Pipeline {
     /// Numbers an input, steps the engine, begins what it decided, and then writes it all down.
@@ -164,11 +198,14 @@ impl Pipeline {
             Cause::Upkeep { what } => Some(RuleText::of_upkeep(&live.policy, named(&live.policy), *what)),
             Cause::Operator(_) => None,
         };
-        let actions: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
-        tracing::warn!(
-            run = %decision.id.run, name = live.run.name, incident = %decision.incident, cause = ?decision.cause,
-            actions = actions.join(","), mode = ?decision.mode, "decision"
-        );
+        let contains = decision.mode == Mode::Enforce && decision.actions.iter().any(|action| action.contains());
+        if let Some(left_out) = self.lines.next(decision.id.run, contains, Instant::now()) {
+            let actions: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
+            tracing::warn!(
+                run = %decision.id.run, name = live.run.name, incident = %decision.incident, cause = ?decision.cause,
+                actions = actions.join(","), mode = ?decision.mode, left_out, "decision"
+            );
+        }
         let blind = match &decision.cause {
             Cause::Upkeep { what: Upkeep::Blind } => {
                 Some(blindness::cause(&self.judge.state, &self.judge.policies, decision, input))
@@ -253,5 +290,23 @@ impl Pipeline {
                 self.parts.log.record(&record, Some(decision.id.run), Some(decision.incident));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_few_lines_a_second_and_every_one_about_a_containment() {
+        let (run, other) = (RunId(uuid::Uuid::from_u128(1)), RunId(uuid::Uuid::from_u128(2)));
+        let (mut lines, now) = (Lines::default(), Instant::now());
+        let written = (0..1_000).filter(|_| lines.next(run, false, now).is_some()).count();
+        assert_eq!(written, 8);
+        assert_eq!(lines.next(run, true, now), Some(992), "a containment, and how many had no line");
+        assert_eq!(lines.next(other, false, now), Some(0), "of another run");
+        assert_eq!(lines.next(run, false, now + Duration::from_secs(1)), Some(0));
+        lines.ended(run);
+        assert_eq!(lines.0.len(), 1);
     }
 }

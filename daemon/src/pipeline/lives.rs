@@ -76,6 +76,7 @@ impl Pipeline {
         self.containments.ended(id);
         self.silence.ended(id);
         self.unsure.ended(id);
+        self.lines.ended(id);
         let frozen_ns = live.end(clock::wall_ns()).frozen_ns;
         self.parts.registry.touched().note(id);
         for (answer, tell) in &waiting {

@@ -21,13 +21,18 @@ const ROOM: usize = 1_024;
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
 /// What waits.
-#[derive(Default)]
 pub struct Mailbox {
     waiting: Mutex<Vec<Input>>,
     taken: Condvar,
+    room: usize,
 }
 
 impl Mailbox {
+    /// Inputs that may wait here.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Vec<Input>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,7 +48,6 @@ impl Mailbox {
 pub struct Poster {
     mailbox: Arc<Mailbox>,
     pipeline: Sender,
-    room: usize,
     /// There is no pipeline any more.
     ended: bool,
 }
@@ -56,14 +60,15 @@ impl Poster {
 
     /// The same, where no more than `room` may wait.
     pub fn with_room(pipeline: Sender, room: usize) -> Poster {
-        Poster { mailbox: Arc::default(), pipeline, room, ended: false }
+        let mailbox = Arc::new(Mailbox { waiting: Mutex::default(), taken: Condvar::new(), room });
+        Poster { mailbox, pipeline, ended: false }
     }
 
     /// Hands an event on, and waits while there is no room. Without a pipeline it is dropped.
     pub fn post(&mut self, event: Input) {
         while !self.ended {
             let waiting = self.mailbox.waiting();
-            let full = |waiting: &mut Vec<Input>| waiting.len() >= self.room;
+            let full = |waiting: &mut Vec<Input>| waiting.len() >= self.mailbox.room;
             let (mut waiting, late) = self
                 .mailbox
                 .taken

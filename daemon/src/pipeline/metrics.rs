@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Gateway},
     platform::{clock, users},
     runs::Registry,
-    sensors::metrics::{Metric, MetricsError, MetricsEvent, MetricsSocket, Reporting, Running, Runs},
+    sensors::metrics::{Metric, MetricsError, MetricsEvent, MetricsSocket, Needed, Reporting, Running, Runs},
 };
 use failsafe_core::{
     Input, Kind, MonoTime, RunId, Signal, Subject, Value,
@@ -16,7 +16,7 @@ use failsafe_core::{
     signal::{Claimed, Real, Source},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -45,7 +45,7 @@ pub fn start(config: &Config, registry: &Arc<Registry>, pipeline: &Sender) -> an
 struct OfRegistry {
     registry: Arc<Registry>,
     /// The metrics that each run's rules need.
-    needed: Mutex<BTreeMap<RunId, Arc<BTreeSet<String>>>>,
+    needed: Mutex<BTreeMap<RunId, Arc<Needed>>>,
     relay: Option<Relay>,
 }
 
@@ -80,10 +80,7 @@ impl Runs for OfRegistry {
         let live = self.registry.of_cgroup(cgroup)?;
         let run = live.run.id;
         let mut kept = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = kept.entry(run).or_insert_with(|| {
-            let metrics = live.policy.rules.iter().flat_map(|rule| rule.when.metrics());
-            Arc::new(metrics.map(str::to_owned).collect())
-        });
+        let needed = kept.entry(run).or_insert_with(|| Arc::new(Needed::of(&live.policy)));
         Some(Reporting { run, needed: needed.clone() })
     }
 

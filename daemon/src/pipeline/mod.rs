@@ -20,6 +20,7 @@ pub mod containment;
 mod decided;
 mod differences;
 mod ends;
+mod fair;
 pub mod gpu_ownership;
 mod hardware;
 pub mod health;
@@ -72,6 +73,9 @@ pub const QUEUE: usize = 1_024;
 const METRICS_SHOWN: usize = 64;
 /// The core is told the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Events that are taken in before it is looked whether a user who had none has some now.
+const TURNS: usize = 32;
 
 /// What enters the pipeline.
 pub enum Message {
@@ -179,6 +183,10 @@ pub struct Pipeline {
     unsure: unsure::Unsure,
     /// Room for the events that are taken in next.
     batch: Vec<Input>,
+    /// Those that wait for their user's turn.
+    fair: fair::Fair<Input>,
+    /// Lines about decisions in the daemon's own log.
+    lines: decided::Lines,
     /// Whose rules are looked at next.
     turns: rules::Turns,
     /// Sets the pulse of this thread, see [`pulse`].
@@ -206,6 +214,8 @@ impl Pipeline {
             early: Vec::new(),
             unsure: unsure::Unsure::default(),
             batch: Vec::new(),
+            fair: fair::Fair::default(),
+            lines: decided::Lines::default(),
             turns: rules::Turns::default(),
             alive: Box::new(|| {}),
             differences: None,
@@ -258,15 +268,7 @@ impl Pipeline {
                 });
                 self.differences = None;
             }
-            Message::Events(mailbox) => {
-                let mut batch = std::mem::take(&mut self.batch);
-                mailbox.take(&mut batch);
-                batch.drain(..).for_each(|input| {
-                    self.input(input);
-                    self.urgent();
-                });
-                self.batch = batch;
-            }
+            Message::Events(mailbox) => self.events(&mailbox),
             Message::Started { live, repair, broken, done } => {
                 let policy_name = named(&live.policy);
                 let broken = first(broken);
@@ -305,6 +307,42 @@ impl Pipeline {
             Message::ActuatorReport(told) => self.told(told),
             Message::Urgent | Message::Stop => {}
         }
+    }
+
+    /// Takes in what waits in a mailbox, users in turns. What comes meanwhile takes part, up to what the mailbox has room for: then other
+    /// messages have their turn. Nothing is left over, as messages behind this one mean what came before them.
+    fn events(&mut self, mailbox: &Mailbox) {
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut taken = 0;
+        loop {
+            if taken < mailbox.room() {
+                mailbox.take(&mut batch);
+                taken += batch.len();
+                for input in batch.drain(..) {
+                    let user = self.user_of(&input);
+                    self.fair.put(user, input);
+                }
+            }
+            for _ in 0..TURNS {
+                let Some(input) = self.fair.next() else {
+                    self.batch = batch;
+                    return;
+                };
+                self.input(input);
+                self.urgent();
+            }
+        }
+    }
+
+    /// The user of the run that an input is about.
+    fn user_of(&self, input: &Input) -> fair::User {
+        let run = match input {
+            Input::Signal(signal) => signal.subject.run(),
+            Input::Gap(gap) => gap.run,
+            Input::SeriesEnded { run, .. } => Some(*run),
+            _ => None,
+        };
+        run.and_then(|run| self.runs.get(&run)).map(|live| live.run.owner_uid)
     }
 
     /// Takes in what waits in the control lane: never behind a flood of events, reads or starts. Called between two inputs, however many

@@ -9,6 +9,7 @@ mod full_disk;
 mod hanging_disk;
 mod metrics;
 mod opens;
+mod policies;
 
 pub use compile::compile;
 pub use crowds::{followers, health, idle};
@@ -19,3 +20,4 @@ pub use full_disk::full_disk;
 pub use hanging_disk::hanging_disk;
 pub use metrics::metrics;
 pub use opens::opens;
+pub use policies::policies;

@@ -11,6 +11,7 @@
 mod index;
 mod last;
 mod leaf;
+mod levels;
 mod rule;
 mod run;
 mod series;
@@ -41,6 +42,9 @@ const UNREAD_IS_UNKNOWN: u32 = 10;
 
 /// From this engine on, a rule that tripped only with what would have been denied trips again once what happened is enough.
 const REAL_TRIPS_AGAIN: u32 = 11;
+
+/// From this engine on, a run causes a bounded number of decisions a second that contain nothing, and a rule at most one.
+const PACED: u32 = 13;
 
 /// A sampled sensor that has said nothing of a run for this long is blind to it.
 pub const STALE_AFTER: Span = Span::from_secs(10);

@@ -1,74 +1,25 @@
 //! The state of one rule of one run: armed, pending since, tripped; and the window of a rate.
 
 use super::{
+    levels::{Levels, Of, OfSignal},
     series::{Judged, Members},
     window::{Window, rate_passed},
 };
 use crate::{
     decision::Mode,
-    policy::{Bound, Condition, Effect, Fit, Op, Over, Rule},
-    signal::{Kind, MAX_SERIES, Series, Signal, Value},
+    policy::{Bound, Condition, Effect, Fit, LEAST_COOLDOWN, Op, Over, Rule},
+    signal::{Kind, Series, Signal, Value},
     subject::{GpuId, Process, Subject},
     time::{MonoTime, Span},
 };
-use std::fmt;
 
 /// One rule's state. A rule on a GPU signal has a [`Level`] for each GPU; one on a metric has one for each series, or one for
 /// all of them where it is judged over all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RuleState {
-    levels: Vec<(Of, Level)>,
+    levels: Levels<Level>,
     members: Members,
     event: EventState,
-}
-
-/// What a [`Level`] belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Of {
-    Run,
-    Gpu(GpuId),
-    Series(Series),
-    AllSeries,
-}
-
-/// The same, borrowed from a signal.
-#[derive(Debug, Clone, Copy)]
-enum OfSignal<'s> {
-    Run,
-    Gpu(&'s GpuId),
-    Series(&'s Series),
-    AllSeries,
-}
-
-impl OfSignal<'_> {
-    fn is(self, known: &Of) -> bool {
-        match (self, known) {
-            (OfSignal::Run, Of::Run) | (OfSignal::AllSeries, Of::AllSeries) => true,
-            (OfSignal::Gpu(gpu), Of::Gpu(known)) => gpu == known,
-            (OfSignal::Series(series), Of::Series(known)) => series == known,
-            _ => false,
-        }
-    }
-
-    fn to_owned(self) -> Of {
-        match self {
-            OfSignal::Run => Of::Run,
-            OfSignal::Gpu(gpu) => Of::Gpu(gpu.clone()),
-            OfSignal::Series(series) => Of::Series(series.clone()),
-            OfSignal::AllSeries => Of::AllSeries,
-        }
-    }
-}
-
-impl fmt::Display for Of {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Of::Run => f.write_str("the run"),
-            Of::Gpu(gpu) => gpu.fmt(f),
-            Of::Series(series) => series.fmt(f),
-            Of::AllSeries => f.write_str("all series"),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -101,6 +52,8 @@ pub(super) struct Observes {
     pub run: bool,
     /// What happened trips also within the cooldown of what would have been denied. With earlier engines it did not.
     pub real_trips_again: bool,
+    /// A rule that contains nothing trips at most once in [`LEAST_COOLDOWN`]. With earlier engines its own cooldown counted, however short.
+    pub paced: bool,
 }
 
 /// A level whose value is still beyond the bound after the run was only watched, with the value's key.
@@ -162,6 +115,16 @@ impl RuleState {
         self.event.suppressed
     }
 
+    /// A trip led to no decision, and the events that it stands for neither: the next decision counts them.
+    pub(super) fn suppress(&mut self, before: u64) {
+        self.event.suppressed = self.event.suppressed.saturating_add(before).saturating_add(1);
+        self.event.last = None;
+    }
+
+    pub(super) fn take_suppressed(&mut self) -> u64 {
+        std::mem::take(&mut self.event.suppressed)
+    }
+
     /// Where the rule tripped and does not trip again yet, with what it waits for.
     pub(super) fn disarmed(&self, rule: &Rule, now: MonoTime) -> Vec<String> {
         let until = match &rule.when {
@@ -188,7 +151,7 @@ impl RuleState {
     /// The series has ended: it neither trips nor clears any more.
     pub(super) fn retire(&mut self, series: &Series) {
         self.members.remove(series);
-        self.levels.retain(|(of, _)| !matches!(of, Of::Series(one) if one == series));
+        self.levels.remove(series);
     }
 
     /// Judges a signal. Whether the rule trips.
@@ -213,7 +176,9 @@ impl RuleState {
                 if happened && self.event.observed && observes.real_trips_again && acts {
                     self.event.last = None;
                 }
-                let trip = self.event.trip(signal.at, rule.cooldown, signal.repeats)?;
+                let contains = acts && !observed && rule.actions.iter().any(|action| action.contains());
+                let least = if observes.paced && !contains { LEAST_COOLDOWN } else { Span(0) };
+                let trip = self.event.trip(signal.at, rule.cooldown.max(least), signal.repeats)?;
                 (self.event.held_back, self.event.observed) = (held_back, observed);
                 Some(Trip { observed, ..trip })
             }
@@ -230,7 +195,7 @@ impl RuleState {
                     let one = |real: f64| judge_real(*op, bound.0, clear.0, real);
                     return self.metric(rule, signal, one, (claimed.value.0, *hold), held_back);
                 }
-                let level = self.level(of(&signal.subject))?;
+                let level = self.levels.get(of(&signal.subject))?;
                 let (bad, clear) = match (over, &signal.value) {
                     (None, value) => (bound.passed(*op, value), !not_cleared(*op, *clear, value)),
                     (Some(over), Value::Integer(total)) => {
@@ -261,20 +226,7 @@ impl RuleState {
                 (OfSignal::AllSeries, self.members.judge(over, one))
             }
         };
-        self.level(level)?.judge(signal.at, (judged.bad, judged.cleared && !judged.bad), hold, held_back)
-    }
-
-    /// `None` for a series beyond the limit: the sensor refuses those and reports them.
-    fn level(&mut self, of: OfSignal<'_>) -> Option<&mut Level> {
-        let at = match self.levels.iter().position(|(known, _)| of.is(known)) {
-            Some(at) => at,
-            None if matches!(of, OfSignal::Series(_)) && self.levels.len() >= MAX_SERIES => return None,
-            None => {
-                self.levels.push((of.to_owned(), Level::default()));
-                self.levels.len() - 1
-            }
-        };
-        Some(&mut self.levels[at].1)
+        self.levels.get(level)?.judge(signal.at, (judged.bad, judged.cleared && !judged.bad), hold, held_back)
     }
 }
 

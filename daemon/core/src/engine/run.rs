@@ -4,6 +4,7 @@ mod blind;
 mod blindness;
 mod decide;
 mod judge;
+mod pace;
 
 use super::{REJUDGED_AFTER_OBSERVING, RunView, index::Index, last::Last, rule::RuleState, tree::TreeState};
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 };
 use blindness::Blindness;
 use decide::Because;
+use pace::Pace;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone)]
@@ -53,6 +55,9 @@ pub(super) struct RunState {
     blindness: Blindness,
     /// Rules, by index, that froze the run since it was last thawed.
     stopped_by: BTreeSet<usize>,
+    /// Decisions that contain nothing, and cordons.
+    pace: Pace,
+    cordons: Pace,
     detectors: Detectors,
     /// The numbers of its manifest that rules read; of each the first that came.
     manifest: BTreeMap<String, Real>,
@@ -89,6 +94,8 @@ impl RunState {
             last: Last::default(),
             blindness: Blindness::new(policy),
             stopped_by: BTreeSet::new(),
+            pace: Pace::new(run.registered),
+            cordons: Pace::new(run.registered),
             detectors: Detectors::of(policy),
             manifest: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@ mod drift;
 mod gpus;
 mod observe;
 mod observe_end;
+mod pace;
 mod replayed;
 mod rules;
 mod series;

@@ -24,10 +24,13 @@ use crate::{
     event::{EventKind, Field},
     time::Span,
 };
+pub(super) use detect::bytes;
 use never::Sections;
 use std::{collections::BTreeSet, ops::Range};
 use toml::Spanned;
 
+/// The least cooldown of a rule that contains nothing: each of its decisions is an entry of the log.
+pub const LEAST_COOLDOWN: Span = Span::from_secs(1);
 /// An event rule trips again only after this unless the rule says otherwise.
 const COOLDOWN: Span = Span::from_secs(10);
 /// The window of a rate unless the rule says otherwise.
@@ -230,6 +233,18 @@ impl Builder<'_> {
         let metric = raw.when.as_ref().map(|raw| self.metric_rule(raw, when.as_ref())).unwrap_or_default();
         let effect = self.effect(&raw, when.as_ref()).unwrap_or_default();
         let mut actions = actions?;
+        if let (Some(text), Some(given)) = (&raw.cooldown, cooldown)
+            && given < LEAST_COOLDOWN
+            && !is_signal
+            && effect != Effect::Stop
+            && !actions.iter().any(|action| action.contains())
+        {
+            let message = format!(
+                "{} is too short, expected at least \"1s\": a rule that neither freezes nor blocks nor kills decides at most once a second",
+                quote(text.get_ref())
+            );
+            self.error(text.span(), message, None);
+        }
         if effect == Effect::Stop && !actions.contains(&Action::Freeze) {
             actions = Action::IN_POLICY.into_iter().filter(|a| *a == Action::Freeze || actions.contains(a)).collect();
         }

@@ -211,6 +211,15 @@ impl EventMatch {
     }
 }
 
+/// How often a value of a metric is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Judgements {
+    /// However many series there are.
+    pub once: u64,
+    /// Over the series of the metric.
+    pub by_series: u64,
+}
+
 /// When a rule trips.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -311,6 +320,24 @@ impl Condition {
                 tests.filter(|test| !test.waits()).flat_map(Test::kinds).filter_map(metric_of).collect()
             }
             flat => flat.metrics(),
+        }
+    }
+
+    /// What a value of the metric costs to judge by it.
+    pub fn judgements(&self, metric: &str) -> Judgements {
+        match self {
+            Condition::Tree(tree) if self.metrics().contains(metric) => {
+                // Every test of it is judged again, and each looks at all series.
+                Judgements { once: 0, by_series: tree.leaves().len() as u64 }
+            }
+            // Over all series together they are `by_series`, see `Rule::judgements`.
+            Condition::Threshold { kind: Kind::Metric(name), .. }
+            | Condition::NotFinite { kind: Kind::Metric(name) }
+                if name == metric =>
+            {
+                Judgements { once: 1, by_series: 0 }
+            }
+            _ => Judgements::default(),
         }
     }
 

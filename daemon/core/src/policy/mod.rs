@@ -25,8 +25,8 @@ pub mod tree;
 pub mod truth;
 
 pub use crate::digest::PolicyDigest;
-pub use build::{MAX_METRICS, MAX_RULES};
-pub use condition::{Bound, Condition, EventMatch, FieldMatch, Fit, Op, Pattern};
+pub use build::{LEAST_COOLDOWN, MAX_METRICS, MAX_RULES};
+pub use condition::{Bound, Condition, EventMatch, FieldMatch, Fit, Judgements, Op, Pattern};
 pub use derived::Derived;
 pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, Protocol};
 pub use groups::WATCHABLE;
@@ -123,6 +123,30 @@ pub struct Rule {
     pub metric: MetricRule,
 }
 
+/// The memory of one state of a rule for one series, in bytes, with what the heap adds.
+const LEVEL_BYTES: usize = 256;
+
+impl Rule {
+    /// What a value of the metric costs to judge by this rule.
+    pub fn judgements(&self, metric: &str) -> Judgements {
+        let found = self.when.judgements(metric);
+        if self.metric.over == Over::Any {
+            found
+        } else {
+            Judgements { once: 0, by_series: found.once + found.by_series }
+        }
+    }
+
+    /// The memory that it needs for each series of the run's metrics.
+    fn bytes_of_series(&self) -> usize {
+        let states = match &self.when {
+            Condition::Tree(tree) => tree.leaves().len(),
+            flat => flat.metrics().len(),
+        };
+        states * LEVEL_BYTES + build::bytes(&self.when)
+    }
+}
+
 /// A policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -217,6 +241,11 @@ impl Policy {
             (rule.mode, rule.effect) = (Mode::Observe, Effect::Observe);
         }
         out
+    }
+
+    /// The memory that its rules need for each series of a run's metrics, in bytes.
+    pub fn bytes_of_series(&self) -> usize {
+        self.rules.iter().map(Rule::bytes_of_series).sum()
     }
 
     /// The rule of that id.

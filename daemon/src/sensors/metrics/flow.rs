@@ -9,12 +9,22 @@
 //! is not finite; how many it stands for is in `repeats`. A run that floods makes its own windows longer, and no other's.
 
 use super::{Metric, parse::Line};
-use failsafe_core::signal::{MAX_SERIES, Series};
-use std::collections::{BTreeMap, BTreeSet};
+use failsafe_core::{
+    Policy,
+    policy::Judgements,
+    signal::{MAX_SERIES, Series},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Values a second that a run has of the engine, and at once.
 const INPUTS: u64 = 10_000;
 const INPUTS_AT_ONCE: u64 = 4_000;
+/// Judgements a second of these values by the run's rules, and at once: the engine's thread judges the runs of all users.
+const JUDGEMENTS: u64 = 40_000;
+const JUDGEMENTS_AT_ONCE: u64 = 16_000;
 /// Bytes a second that are read of a run, and at once.
 const BYTES: u64 = 16 << 20;
 const BYTES_AT_ONCE: u64 = 16 << 20;
@@ -24,6 +34,45 @@ pub const MAX_NAMES: usize = 256;
 const MAX_EVIDENCE: usize = 2_048;
 /// Metrics that no rule needs are kept this often.
 const EVIDENCE_EVERY_NS: u64 = 1_000_000_000;
+
+/// Values of a window at most.
+const POINTS: u64 = 4;
+/// The memory that the states of a run's rules may have for all its series.
+const STATES: usize = 16 << 20;
+/// A judgement over so many series costs as much as one of a single value.
+const SERIES_OF_ONE: u64 = 16;
+
+/// What the rules of a run need of its metrics.
+#[derive(Debug, Clone)]
+pub struct Needed {
+    /// How often a value of each metric is judged.
+    rules: BTreeMap<String, Judgements>,
+    /// Series that the run may have.
+    series: usize,
+}
+
+impl Needed {
+    /// By a policy.
+    pub fn of(policy: &Policy) -> Needed {
+        let mut rules: BTreeMap<String, Judgements> = BTreeMap::new();
+        for rule in &policy.rules {
+            for name in rule.when.metrics() {
+                let own = rule.judgements(name);
+                let all = rules.entry(name.to_owned()).or_default();
+                (all.once, all.by_series) = (all.once + own.once, all.by_series + own.by_series);
+            }
+        }
+        let series = (STATES / policy.bytes_of_series().max(1)).clamp(1, MAX_SERIES);
+        Needed { rules, series }
+    }
+
+    /// The judgements of a value.
+    fn cost(&self, name: &str, series: usize) -> u64 {
+        let Judgements { once, by_series } = self.rules.get(name).copied().unwrap_or_default();
+        let series = (series as u64).div_ceil(SERIES_OF_ONE).max(1);
+        once.saturating_add(by_series.saturating_mul(series)).max(1)
+    }
+}
 
 /// A token bucket.
 #[derive(Debug)]
@@ -67,8 +116,8 @@ pub enum Refused {
     #[error("the run reports more than {MAX_NAMES} metrics that no rule needs (limit {MAX_NAMES})")]
     Names,
     /// Too many series.
-    #[error("the run has more than {MAX_SERIES} series (limit {MAX_SERIES})")]
-    Series,
+    #[error("the run has more than {0} series (limit {0} under its policy)")]
+    Series(usize),
     /// Too many of both.
     #[error("the run's series have more than {MAX_EVIDENCE} metrics that no rule needs (limit {MAX_EVIDENCE})")]
     Evidence,
@@ -150,18 +199,19 @@ pub(super) struct LiveSeries {
 /// One run's.
 #[derive(Debug)]
 pub(super) struct Flow {
-    needed: std::sync::Arc<BTreeSet<String>>,
+    needed: Arc<Needed>,
     names: BTreeSet<String>,
     pub series: BTreeMap<Series, LiveSeries>,
     windows: BTreeMap<(Series, String), Window>,
     evidence: BTreeMap<(Series, String), Evidence>,
     inputs: Bucket,
+    judgements: Bucket,
     bytes: Bucket,
     order: u64,
 }
 
 impl Flow {
-    pub(super) fn new(needed: std::sync::Arc<BTreeSet<String>>, now_ns: u64) -> Flow {
+    pub(super) fn new(needed: Arc<Needed>, now_ns: u64) -> Flow {
         Flow {
             needed,
             names: BTreeSet::new(),
@@ -169,6 +219,7 @@ impl Flow {
             windows: BTreeMap::new(),
             evidence: BTreeMap::new(),
             inputs: Bucket::new(INPUTS, INPUTS_AT_ONCE, now_ns),
+            judgements: Bucket::new(JUDGEMENTS, JUDGEMENTS_AT_ONCE, now_ns),
             bytes: Bucket::new(BYTES, BYTES_AT_ONCE, now_ns),
             order: 0,
         }
@@ -195,27 +246,40 @@ impl Flow {
         mono_ns: u64,
         mut out: impl FnMut(Metric),
     ) -> Result<(), Refused> {
-        let full = self.series.len() >= MAX_SERIES;
+        let most = self.needed.series;
+        let full = self.series.len() >= most;
         match self.series.get_mut(series) {
             Some(live) => (live.by, live.last_ns, live.ended_ns) = (by, mono_ns, None),
-            None if full => return Err(Refused::Series),
+            None if full => return Err(Refused::Series(most)),
             None => drop(self.series.insert(series.clone(), LiveSeries { by, last_ns: mono_ns, ended_ns: None })),
         }
         self.order += 1;
         let point = Point { order: self.order, mono_ns, value: line.value, step: line.step };
-        if !self.needed.contains(line.name) {
+        if !self.needed.rules.contains_key(line.name) {
             return self.evidence(line.name, series, point, out);
         }
         // Behind what waits already, or the order would change.
         let key = (series.clone(), line.name.to_owned());
         if let Some(window) = self.windows.get_mut(&key) {
             window.merge(point);
-        } else if self.inputs.take(1, mono_ns) == 1 {
+        } else if self.may_judge(&key.1, 1, mono_ns) {
             out(metric(&key, point, 0));
         } else {
             self.windows.insert(key, Window::new(point));
         }
         Ok(())
+    }
+
+    /// Takes the quota of so many values of a metric that rules need. Values of a metric with many rules cost more.
+    fn may_judge(&mut self, name: &str, values: u64, now_ns: u64) -> bool {
+        let cost = self.needed.cost(name, self.series.len()).min(JUDGEMENTS_AT_ONCE / POINTS) * values;
+        let judged = self.judgements.take(cost, now_ns);
+        let got = if judged == cost { self.inputs.take(values, now_ns) } else { 0 };
+        if got < values {
+            self.judgements.give_back(judged);
+            self.inputs.give_back(got);
+        }
+        got == values
     }
 
     fn evidence(
@@ -256,15 +320,13 @@ impl Flow {
 
     /// Hands on what waited, as far as the quota goes. Whether something still waits.
     pub(super) fn settle(&mut self, now_ns: u64, mut out: impl FnMut(Metric)) -> bool {
-        while let Some(entry) = self.windows.first_entry() {
-            let (points, more) = entry.get().points();
-            let wanted = points.len() as u64;
-            let got = self.inputs.take(wanted, now_ns);
-            if got < wanted {
-                self.inputs.give_back(got);
+        while let Some((key, window)) = self.windows.first_key_value() {
+            let (points, more) = window.points();
+            let key = key.clone();
+            if !self.may_judge(&key.1, points.len() as u64, now_ns) {
                 break;
             }
-            let (key, _) = entry.remove_entry();
+            self.windows.remove(&key);
             let last = points.len().saturating_sub(1);
             for (at, point) in points.into_iter().enumerate() {
                 out(metric(&key, point, if at == last { more } else { 0 }));
@@ -307,7 +369,7 @@ fn metric((series, name): &(Series, String), point: Point, repeats: u64) -> Metr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use failsafe_core::policy::parse::parse;
 
     const BY: Reporter = Reporter { pid: 1, start_ticks: 1, oneshot: false };
 
@@ -316,7 +378,15 @@ mod tests {
     }
 
     fn flow() -> Flow {
-        Flow::new(Arc::new(["loss".to_owned()].into()), 0)
+        under("signal = \"metric.loss\", above = 1", 1)
+    }
+
+    /// Under so many rules with this condition.
+    fn under(when: &str, rules: usize) -> Flow {
+        let rule =
+            |n| format!("[[rule]]\nid = \"r{n}\"\nrationale = \"x\"\nwhen = {{ {when} }}\nactions = [\"notify\"]\n");
+        let text = "[policy]\nname = \"p\"\nowner = \"o\"\n".to_owned() + &(0..rules).map(rule).collect::<String>();
+        Flow::new(Arc::new(Needed::of(&parse("p", &text).unwrap())), 0)
     }
 
     fn feed(flow: &mut Flow, name: &str, value: f64, ns: u64) -> Vec<Metric> {
@@ -371,9 +441,51 @@ mod tests {
         for n in 1..MAX_SERIES {
             take("loss", n).unwrap();
         }
-        assert_eq!(take("loss", MAX_SERIES), Err(Refused::Series));
+        assert_eq!(take("loss", MAX_SERIES), Err(Refused::Series(MAX_SERIES)));
         let evidence = (0..MAX_SERIES).flat_map(|s| (0..MAX_NAMES).map(move |n| (s, n)));
         let refused = evidence.filter(|(s, n)| take(&format!("m{n}"), *s).is_err()).count();
         assert_eq!(refused, MAX_SERIES * MAX_NAMES - MAX_EVIDENCE);
+    }
+
+    #[test]
+    fn the_quota_counts_judgements_of_values_by_the_rules_on_them() {
+        for (when, rules, cost) in [
+            ("signal = \"metric.loss\", above = 1", 1_000, 1_000),
+            ("signal = \"metric.loss\", is = \"not-finite\"", 10, 10),
+            ("signal = \"metric.loss\", above = 1, over = \"mean\"", 100, 100),
+            ("all = [{ signal = \"metric.loss\", above = 1 }, { signal = \"metric.other\", above = 1 }]", 50, 100),
+        ] {
+            let mut flow = under(when, rules);
+            let passed: usize = (0..INPUTS_AT_ONCE).map(|_| feed(&mut flow, "loss", 1.0, 0).len()).sum();
+            assert_eq!(passed as u64, INPUTS_AT_ONCE.min(JUDGEMENTS_AT_ONCE / cost), "{when}");
+            let mut out = Vec::new();
+            // Time enough for what waits, of which no value that could trip a rule is lost.
+            assert!(!flow.settle(1_000_000_000, |m| out.push(m)), "{when}");
+            assert_eq!(passed as u64 + out.iter().map(|m| m.repeats + 1).sum::<u64>(), INPUTS_AT_ONCE, "{when}");
+        }
+    }
+
+    #[test]
+    fn judging_over_all_series_costs_more_with_more_series() {
+        let mut flow = under("signal = \"metric.loss\", above = 1, over = \"max\"", 100);
+        for n in 0..MAX_SERIES {
+            let line = Line { name: "other", value: 1.0, step: None, rank: None };
+            flow.take(&line, &rank(n), BY, 0, |_| {}).unwrap();
+        }
+        let passed: usize = (0..100).map(|_| feed(&mut flow, "loss", 1.0, 0).len()).sum();
+        assert_eq!(passed as u64, JUDGEMENTS_AT_ONCE / (100 * 16));
+    }
+
+    #[test]
+    fn the_states_of_many_rules_are_kept_for_fewer_series() {
+        let mut flow = under("signal = \"metric.loss\", above = 1", 1_024);
+        let most = STATES / (1_024 * 256);
+        let mut take = |n: usize| {
+            let line = Line { name: "loss", value: 1.0, step: None, rank: None };
+            flow.take(&line, &rank(n), BY, 0, |_| {})
+        };
+        assert!((0..most).all(|n| take(n).is_ok()));
+        assert_eq!(take(most), Err(Refused::Series(most)));
+        assert_eq!(Refused::Series(64).to_string(), "the run has more than 64 series (limit 64 under its policy)");
     }
 }

@@ -20,6 +20,7 @@ mod stream;
 use crate::platform::{ProcFs, clock};
 use failsafe_core::{RunId, signal::Series};
 use failsafe_files::socket::{Taken, replace_stale};
+pub use flow::Needed;
 use flow::{Flow, Reporter};
 use nix::{
     errno::Errno,
@@ -29,7 +30,7 @@ use nix::{
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -108,7 +109,7 @@ pub struct Reporting {
     /// The run.
     pub run: RunId,
     /// Metrics that its rules need.
-    pub needed: Arc<BTreeSet<String>>,
+    pub needed: Arc<Needed>,
 }
 
 /// The live runs, which somebody else keeps.

@@ -21,7 +21,10 @@ struct Fake {
 impl Runs for Fake {
     fn of_cgroup(&self, _cgroup: &Path) -> Option<Reporting> {
         let run = (*self.run.lock().unwrap())?;
-        Some(Reporting { run, needed: Arc::new(["loss".to_owned()].into()) })
+        let text = "[policy]\nname = \"p\"\nowner = \"o\"\n[[rule]]\nid = \"r\"\nrationale = \"x\"\n\
+                    when = { signal = \"metric.loss\", above = 1 }\nactions = [\"notify\"]\n";
+        let policy = failsafe_core::policy::parse::parse("p", text).unwrap();
+        Some(Reporting { run, needed: Arc::new(Needed::of(&policy)) })
     }
     fn lives(&self, _run: RunId) -> bool {
         true

@@ -30,13 +30,14 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let all: [(&str, Attack); 11] = [
+    let all: [(&str, Attack); 12] = [
         ("followers", attacks::followers),
         ("idle", attacks::idle),
         ("health", attacks::health),
         ("events", attacks::events),
         ("opens", attacks::opens),
         ("metrics", attacks::metrics),
+        ("policies", attacks::policies),
         ("descriptors", attacks::descriptors),
         ("compile", attacks::compile),
         ("full-disk", attacks::full_disk),

@@ -60,3 +60,8 @@ fn a_thousand_idle_connections_delay_no_freeze() -> Result<()> {
 fn a_flood_of_health_calls_delays_no_freeze() -> Result<()> {
     attacks::health(&mut Once)
 }
+
+#[test]
+fn the_largest_policies_of_another_user_delay_no_freeze() -> Result<()> {
+    attacks::policies(&mut Once)
+}

@@ -3,7 +3,9 @@
 use super::{RunState, decide::Because};
 use crate::{
     decision::{Action, Cause, Decision, Mode, Observation},
-    engine::{OBSERVED_DENIALS, REAL_TRIPS_AGAIN, UNREAD_IS_UNKNOWN, leaf::Sight, rule::Observes, tree::Evidence},
+    engine::{
+        OBSERVED_DENIALS, PACED, REAL_TRIPS_AGAIN, UNREAD_IS_UNKNOWN, leaf::Sight, rule::Observes, tree::Evidence,
+    },
     policy::{Condition, Policy, Rule, Tree},
     signal::{Kind, Series, Signal, Value},
     subject::{GpuId, Subject},
@@ -47,7 +49,8 @@ impl RunState {
             }
             let denials = self.observed || !self.is_as_engine_before(OBSERVED_DENIALS) && policy.observes(rule);
             let real_trips_again = !self.is_as_engine_before(REAL_TRIPS_AGAIN);
-            let observes = Observes { denials, run: self.observed, real_trips_again };
+            let paced = !self.is_as_engine_before(PACED);
+            let observes = Observes { denials, run: self.observed, real_trips_again, paced };
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and is enough.
                 let again =
@@ -56,11 +59,15 @@ impl RunState {
                     continue;
                 }
                 let mode = if trip.observed || self.observed { Mode::Observe } else { rule.mode };
+                if !self.is_in_pace(&rule.actions, mode, signal.at) {
+                    self.rules[index].suppress(trip.suppressed);
+                    continue;
+                }
                 if mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
                     self.stopped_by.insert(index);
                 }
-                let cause =
-                    Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed: trip.suppressed };
+                let suppressed = trip.suppressed + self.rules[index].take_suppressed();
+                let cause = Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed };
                 let because = Because { mode, ..Because::of(signal, rule) };
                 self.decide(cause, rule.actions.clone(), because, out);
             }
@@ -83,10 +90,15 @@ impl RunState {
                 let subject = gpu.clone().map_or(Subject::Run(self.id), Subject::Gpu);
                 self.last_of(subject, kind, series.as_ref()).cloned()
             });
+            if !self.is_in_pace(&rule.actions, rule.mode, at) {
+                state.suppress(0);
+                continue;
+            }
             if rule.mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
                 self.stopped_by.insert(index);
             }
-            let cause = Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed: 0 };
+            let suppressed = if self.is_as_engine_before(PACED) { 0 } else { state.take_suppressed() };
+            let cause = Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed };
             let because = Because {
                 at,
                 seqs: value.iter().map(|value| value.seq).collect(),
@@ -129,6 +141,11 @@ impl RunState {
                 state.hold_back(n);
             }
             let Some(proof) = state.proof(n, self.sight().judges_real) else { continue };
+            let mode = if proof.observed { Mode::Observe } else { rule.mode };
+            if !self.is_in_pace(&rule.actions, mode, at) {
+                self.rules[index].suppress(0);
+                continue;
+            }
             let mut values: Vec<Observation> = Vec::new();
             for seen in proof.values {
                 let seen = match seen {
@@ -145,7 +162,7 @@ impl RunState {
             let cause = Cause::Rule {
                 rule: rule.id.clone(),
                 condition: format!("{}{on}{holds}", rule.condition()),
-                suppressed: 0,
+                suppressed: self.rules[index].take_suppressed(),
             };
             let because = Because {
                 at,
@@ -153,7 +170,7 @@ impl RunState {
                 values,
                 severity: rule.severity,
                 confidence: rule.confidence.min(proof.confidence),
-                mode: if proof.observed { Mode::Observe } else { rule.mode },
+                mode,
             };
             self.decide(cause, rule.actions.clone(), because, out);
         }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 /// The memory that the detectors of a condition need for each series, and its counts of events, in bytes.
-pub(super) fn bytes(when: &Condition) -> usize {
+pub(in crate::policy) fn bytes(when: &Condition) -> usize {
     let Condition::Tree(tree) = when else { return 0 };
     let of = |test: &Test| match test {
         Test::Detect { detect, .. } => detect.bytes(),

@@ -28,3 +28,22 @@ fn more_awaited_metrics_than_the_limit_are_refused_at_the_first_rule_beyond() {
     let wrong = errors(&written(MAX_METRICS + 10));
     assert_eq!(wrong.matches("need 257 metrics up to this rule, expected at most 256").count(), 1, "{wrong}");
 }
+
+#[test]
+fn a_cooldown_below_a_second_is_for_rules_that_contain() {
+    let with = |actions: &str, cooldown: &str| {
+        format!(
+            "[policy]\nname = \"p\"\nowner = \"o\"\n[[rule]]\nid = \"r\"\nrationale = \"x\"\nwhen = {{ event = \"oom\" }}\n\
+             actions = [{actions}]\ncooldown = \"{cooldown}\"\n"
+        )
+    };
+    for (actions, cooldown) in [("\"notify\"", "999ms"), ("\"notify\", \"snapshot\"", "0s"), ("\"cordon-node\"", "1ms")]
+    {
+        let wrong = errors(&with(actions, cooldown));
+        let expected = format!("p.toml:9:12: rule.r.cooldown: `{cooldown}` is too short, expected at least \"1s\"");
+        assert!(wrong.contains(&expected), "{wrong}");
+    }
+    for (actions, cooldown) in [("\"notify\"", "1s"), ("\"notify\", \"freeze\"", "0s"), ("\"block\"", "1ms")] {
+        assert!(parse("p.toml", &with(actions, cooldown)).is_ok(), "{actions} {cooldown}");
+    }
+}
