@@ -4,7 +4,7 @@
 mod skip;
 
 use anyhow::{Context, Result, ensure};
-use failsafed::sensors::metrics::{Metric, MetricsEvent, MetricsSocket, Reporting, Running, Runs, stream_path};
+use failsafed::sensors::metrics::{Metric, MetricsEvent, MetricsSocket, Needed, Reporting, Running, Runs, stream_path};
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
@@ -33,7 +33,15 @@ struct OneRun;
 impl Runs for OneRun {
     fn of_cgroup(&self, _cgroup: &Path) -> Option<Reporting> {
         let run = failsafe_core::RunId(uuid::Uuid::from_u128(1));
-        Some(Reporting { run, needed: Arc::new(["loss".to_owned(), "mine".to_owned()].into()) })
+        let rule = |id: &str| {
+            format!(
+                "[[rule]]\nid = \"{id}\"\nrationale = \"x\"\nwhen = {{ signal = \"metric.{id}\", above = 1 }}\n\
+                 actions = [\"notify\"]\n"
+            )
+        };
+        let text = format!("[policy]\nname = \"p\"\nowner = \"o\"\n{}{}", rule("loss"), rule("mine"));
+        let policy = failsafe_core::policy::parse::parse("p", &text).ok()?;
+        Some(Reporting { run, needed: Arc::new(Needed::of(&policy)) })
     }
     fn lives(&self, _run: failsafe_core::RunId) -> bool {
         true
