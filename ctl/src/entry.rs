@@ -129,7 +129,7 @@ pub fn load(file: &Path, filter: Filter) -> Result<Vec<Logged>, Fail> {
     let entries = search.by_ref().map(|entry| entry.map(Logged::from).map_err(failed)).collect();
     let missing = search.missing_in_words().map(|what| format!("{what}; `failsafectl log verify` says why"));
     for what in search.problems().iter().chain(&missing) {
-        eprintln!("failsafectl: warning: {}: {}", clean(&file.display().to_string()), clean(what));
+        note!("failsafectl: warning: {}: {}", clean(&file.display().to_string()), clean(what));
     }
     entries
 }

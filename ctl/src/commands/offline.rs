@@ -82,7 +82,7 @@ impl Offline {
     /// Says on stderr what of the file could not be read, after what could be was shown.
     pub fn done(&self) -> Exit {
         for problem in self.problems.take() {
-            eprintln!("failsafectl: warning: {}", clean(&problem));
+            note!("failsafectl: warning: {}", clean(&problem));
         }
         let Some(why) = self.broken.take().or_else(|| self.incomplete()) else { return Exit::Done };
         note!("failsafectl: warning: {}: not all entries could be read: {why}", self.file.display());

@@ -52,7 +52,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
             run.policy_digest,
             clean(&run.cgroup)
         ))?;
-        run.connections.iter().for_each(|open| eprintln!("failsafectl: {}", connection(open)));
+        run.connections.iter().for_each(|open| note!("failsafectl: {}", connection(open)));
     }
     Ok(Exit::Done)
 }

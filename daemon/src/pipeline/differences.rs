@@ -15,7 +15,7 @@ const BYTES: usize = 240;
 /// Those of inputs that came together; `None`: there are none.
 pub(super) fn of(inputs: &[Input]) -> Option<String> {
     let event = |input| match input {
-        &Input::Signal(ref signal) => match &signal.value {
+        Input::Signal(signal) => match &signal.value {
             Value::Event(event @ Event::Drift { since: DriftSince::Predecessor, .. }) => Some(event),
             _ => None,
         },
