@@ -14,18 +14,19 @@ const BYTES: usize = 240;
 
 /// Those of inputs that came together; `None`: there are none.
 pub(super) fn of(inputs: &[Input]) -> Option<String> {
-    let event = |input| match input {
-        Input::Signal(signal) => match &signal.value {
-            Value::Event(event @ Event::Drift { since: DriftSince::Predecessor, .. }) => Some(event),
-            _ => None,
-        },
-        _ => None,
-    };
-    let all = || inputs.iter().filter_map(event);
+    let all = || inputs.iter().filter_map(difference);
     let named: Vec<String> = all().take(NAMED).map(|event| shortened(event.to_string(), BYTES)).collect();
     let more = all().count().saturating_sub(NAMED);
     let more = if more > 0 { format!("; and {more} more: failsafectl events --kind drift") } else { String::new() };
     (!named.is_empty()).then(|| format!("{}{more}", named.join("; ")))
+}
+
+fn difference(input: &Input) -> Option<&Event> {
+    let Input::Signal(signal) = input else { return None };
+    match &signal.value {
+        Value::Event(event @ Event::Drift { since: DriftSince::Predecessor, .. }) => Some(event),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
