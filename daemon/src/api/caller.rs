@@ -104,7 +104,11 @@ mod tests {
         let (recent, now) = (Recent::default(), Instant::now());
         let later = now + HOLDS;
         assert!(recent.caller(Some(HERE), now, || Ok(caller(true))).is_ok_and(|found| found.admin));
-        assert!(recent.caller(Some(HERE), later, || Err(Status::unauthenticated("ended"))).is_err());
+        assert!(
+            recent
+                .caller(Some(HERE), later, || Err(failsafe_proto::ErrorReason::CallerUnknown.status("ended")))
+                .is_err()
+        );
         assert!(recent.caller(Some(HERE), now, || Ok(caller(false))).is_ok_and(|found| !found.admin));
     }
 }

@@ -123,7 +123,8 @@ mod tests {
         let (a, b) = (Pulse::new("a"), Pulse::new("b"));
         pulses.watch(vec![a.clone(), b.clone()]);
         let stuck = u64::try_from(STUCK.as_nanos()).unwrap();
-        (a.at_ns.store(stuck, Ordering::Relaxed), b.at_ns.store(0, Ordering::Relaxed));
+        a.at_ns.store(stuck, Ordering::Relaxed);
+        b.at_ns.store(0, Ordering::Relaxed);
         assert_eq!(pulses.stuck_at(stuck - 1), None);
         assert_eq!(pulses.stuck_at(stuck), Some(Stuck { thread: "b", since: STUCK }));
         b.at_ns.store(stuck, Ordering::Relaxed);

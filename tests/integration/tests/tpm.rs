@@ -289,7 +289,7 @@ fn a_list_of_ima_is_replayed_against_the_quoted_pcr_10() -> Result<()> {
         let (code, _, err) = verify(node, &file, &["--ima", &good])?;
         ensure!(code == 2 && err.contains("--keys"), "{code} {err}");
         let end = list[..list.len() / 2].rfind('\n').context("a line")?;
-        let cut = write("cut", list[..end].as_bytes())?;
+        let cut = write("cut", &list.as_bytes()[..end])?;
         let (code, _, err) = verify(node, &file, &["--keys", &keys, "--ima", &cut])?;
         ensure!(code == 28 && err.contains("PCR 10 has the quoted value"), "{code} {err}");
         let altered = write("altered", list.replacen("/usr/bin/curl", "/usr/bin/card", 1).as_bytes())?;
