@@ -386,7 +386,8 @@ fn a_query_states_what_is_missing_of_a_segment_that_was_cut_or_removed() {
             prepare(&dir);
             let left: Vec<u64> = (0..40).filter(|n| !lost.contains(n)).collect();
             let (numbers, missing, _) = read(&dir, Query::default());
-            assert_eq!((numbers, missing), (left.clone(), vec![begin..end]), "{what} {at} {how}");
+            let gap = begin..end;
+            assert_eq!((numbers, missing), (left.clone(), vec![gap]), "{what} {at} {how}");
             // The index leads to an entry that is not there.
             let run = Filter { run: Some(format!("run-{}", lost[lost.len() - 1] % 7)), ..Filter::default() };
             let (_, missing, _) = read(&dir, Query { filter: run, ..Query::default() });
@@ -407,7 +408,7 @@ fn a_log_of_which_all_segments_were_removed_lacks_them() {
     let search = Search::open(&dir.join(LOG_FILE), Query::default()).unwrap();
     assert_eq!(
         (search.missing(), search.missing_in_words()),
-        (&[0..begin][..], Some(format!("entries 0 to {} are missing", begin - 1)))
+        (std::slice::from_ref(&(0..begin)), Some(format!("entries 0 to {} are missing", begin - 1)))
     );
 }
 
