@@ -82,7 +82,8 @@ fn a_decision_of_failsafed_itself_names_policy_why_owner_and_playbook() {
     log.add(5_000_040, of_failsafed(Upkeep::Blind, "no value of metric.loss", vec![]));
     let page = screen(&log);
     for part in [
-        "a sensor that the policy needs went blind: no value of metric.loss.",
+        "a sensor that the policy needs went blind: no",
+        "value of metric.loss.",
         "The policy has on_x = \"freeze\": it is frozen.",
         "owner on-call@example.org, severity critical, confidence high, policy train v1",
         "docs/playbooks/sensor-blind.md",
