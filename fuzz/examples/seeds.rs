@@ -6,7 +6,9 @@ mod bundle;
 
 use bundle::{Name, archive};
 use ed25519_dalek::{Signer as _, SigningKey};
-use failsafe_attest::{About, Fact, Json, Pcrs, PublicKey, Scope, Statement, Table, TpmKey, reference::Reference, seal};
+use failsafe_attest::{
+    About, Fact, Json, Pcrs, PublicKey, Scope, Statement, Table, TpmKey, reference::Reference, seal,
+};
 use failsafe_journal::{
     AuditLog, Draft, Entry, Stamp,
     segments::{Builder, CATALOG_FILE},
@@ -106,7 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cosigned = judge(&first, None, &Keys::of(vec![key.1.clone()]), 1_700_000_000, &witness)?;
     let policy = format!("# a policy\nlog {}\nwitness w1 {} url\ngroup g any w1\nquorum g\n", key.1, witness.1);
     let witness = witness.1.to_string().into_bytes();
-    write("policy", &[policy.into_bytes(), cosigned.note, witness, first.encode(), consistency.encode()])?;
+    write("witness_policy", &[policy.into_bytes(), cosigned.note, witness, first.encode(), consistency.encode()])?;
     write("tpm", &tpm())?;
     write("reference", &[reference.into_bytes()])?;
     write("tiles", &[b"tile/0/x001/067.p/3".to_vec(), hashes, tile::encode_entries(bytes)?])?;
@@ -119,6 +121,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("catalog", &[catalog()?])?;
     let recordings = Path::new("../tests/fixtures/recordings");
     write("recording", &[fs::read(recordings.join("v9.fsrec"))?])?;
+    runs()
+}
+
+/// What users write for their runs: the shipped policies with their tests, and texts that use what those do not.
+fn runs() -> Result<(), Box<dyn Error>> {
+    let (mut policies, mut tests) = (vec![CONDITIONS.into(), TEMPLATE.into()], vec![SHORT_TEST.into()]);
+    let mut shipped: Vec<_> =
+        fs::read_dir("../policies")?.map(|file| Ok(file?.path())).collect::<std::io::Result<_>>()?;
+    shipped.sort();
+    for path in shipped.iter().filter(|path| path.with_extension("test.toml").exists()) {
+        let (policy, test) = (fs::read(path)?, fs::read(path.with_extension("test.toml"))?);
+        tests.push([&policy[..], b"\0", &test].concat());
+        policies.push(policy);
+    }
+    policies.push(fs::read("../tests/fixtures/policies/every-section.toml")?);
+    let included = [INCLUDES, COMMON, TEMPLATE_FILE].join("\0");
+    write("run_policy", &policies)?;
+    write("policy_test", &tests)?;
+    write("include", &[included.into_bytes()])?;
+    write("metric_line", &[b"loss 2.31 7\nacc nan\nlr -1e-4 rank=3\ngrad_norm 1.5 7 rank=node-0.3\n".to_vec()])?;
+    write(
+        "manifest",
+        &[MANIFEST.into(), br#"{"code":{"commit":"6b92a44"},"regime":"seeded","seeds":{"torch":42}}"#.to_vec()],
+    )?;
+    write("kernel_record", &[RECORDS.into(), fs::read("../policies/kernel-log.toml")?])?;
     Ok(())
 }
 
@@ -158,6 +185,106 @@ fn catalog() -> Result<Vec<u8>, Box<dyn Error>> {
     }
     Ok(fs::read(dir.path().join(CATALOG_FILE))?)
 }
+
+const CONDITIONS: &str = r#"
+[policy]
+name = "p"
+owner = "o"
+[[rule]]
+id = "parts"
+rationale = "x"
+when = { at_least = 2, of = [{ signal = "metric.loss", above = 1000, clear = 900, for = "1s" }, { signal = "metric.loss", above = 1000, over = "mean" }, { signal = "net.egress_bytes", above = "1 TB/s", over = "1s" }, { event = "oom", within = "1m" }, { event = "connect", count = 1000, within = "1m" }, { signal = "metric.loss", absent = "1h" }, { not = { phase = "train" } }], for = "1s", keep_firing_for = "1m" }
+actions = ["freeze"]
+[[rule]]
+id = "baselines"
+rationale = "x"
+when = { all = [{ signal = "metric.loss", above = { first = "30s", factor = 10 } }, { signal = "metric.loss", below = { signal = "metric.phase", factor = 0.5 } }, { signal = "metric.accuracy", below = { manifest = "config.accuracy", offset = -0.1 } }, { signal = "metric.loss", above = { first = "90 steps", statistic = "mean", factor = 2 }, over = "all" }], warm_up = "10 steps" }
+actions = ["snapshot", "notify"]
+[[rule]]
+id = "detectors"
+rationale = "x"
+when = { any = [{ signal = "metric.loss", detect = "robust-z" }, { signal = "metric.loss", detect = { method = "psi", reference = 200, bins = 4, window = 100, limit = 3 } }, { signal = "metric.step", absent = "5m", over = "any" }, { signal = "metric.latency", detect = { method = "burn-rate", limit = 2 } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1h", over = "10m" } }] }
+actions = ["notify"]
+"#;
+
+const TEMPLATE: &str = r#"
+[policy]
+name = "p"
+owner = "o"
+[[template]]
+name = "watched"
+parameters = ["id", "metric", "limit", "actions"]
+defaults = { limit = 6, actions = ["snapshot", "notify"] }
+[[template.rule]]
+id = "${id}-spike"
+rationale = "3 of 5 values of ${metric} are more than ${limit} deviations away"
+when = { signal = "metric.${metric}", detect = { method = "robust-z", limit = "${limit}" } }
+actions = "${actions}"
+[[use]]
+template = "watched"
+with = { id = "loss", metric = "loss" }
+"#;
+
+/// `@1` is replaced by the digest of the second file: see the target.
+const INCLUDES: &str = r#"include = [{ file = "1", sha256 = "@1" }]
+[policy]
+name = "p"
+owner = "o"
+[[use]]
+template = "hot"
+with = { limit = "90 C" }
+"#;
+
+const COMMON: &str = r#"include = [{ file = "2", sha256 = "@2" }]
+[[rule]]
+id = "oom"
+rationale = "x"
+when = { event = "oom" }
+actions = ["notify"]
+"#;
+
+const TEMPLATE_FILE: &str = r#"[[template]]
+name = "hot"
+parameters = ["limit"]
+[[template.rule]]
+id = "hot"
+rationale = "x"
+when = { signal = "gpu.temperature", above = "${limit}", for = "10s" }
+actions = ["freeze"]
+"#;
+
+const SHORT_TEST: &str = "[policy]\nname = \"p\"\nowner = \"o\"\n[[rule]]\nid = \"hot\"\nrationale = \"x\"
+when = { signal = \"gpu.temperature\", above = \"90 C\", for = \"10s\" }\nactions = [\"freeze\"]
+\0properties = [\"freeze-before-kill\"]\n[[test]]\nname = \"hot\"\ngpus = [\"GPU-0\"]\nseed = 1
+[[test.input]]\nsignal = \"gpu.temperature\"\nvalue = { constant = \"95 C\", noise = \"2 C\" }\nevery = \"1s\"\nfor = \"30s\"
+[[test.expect]]\nrule = \"hot\"\nactions = [\"freeze\"]\nbetween = [\"9s\", \"12s\"]\n";
+
+const MANIFEST: &str = r#"regime = "deterministic"
+image = "sha256:0000"
+[code]
+repository = "https://git.example/train"
+commit = "6b92a44"
+dirty = false
+[data.c4]
+version = "3.0.1"
+[seeds]
+torch = 42
+[hyperparameters]
+lr = 0.0003
+betas = [0.9, 0.95]
+[config]
+flash_attention = true
+"#;
+
+const RECORDS: &str = r"3,812,5140900,-;NVRM: Xid (PCI:0000:c1:00): 79, pid=77, name=python3, GPU has fallen off the bus.
+4,813,5140950,-;NVRM: Xid (PCI:0000:c1:00 GPU-I:05 GPU-CI:01): 43, pid=77, name=python3
+3,814,5141000,-;nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Non-fatal, Link 07 egress
+2,815,5142000,-;mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: fe00000000800400
+4,816,5143000,c;EDAC MC0: 262 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0
+6,817,5144000,-;amdgpu 0000:c1:00.0: amdgpu: GPU reset(3) failed
+again
+14,818,5145000,-;NVRM: Xid (PCI:0000:c1:00): 79, written by user space
+";
 
 /// A quote, the public area of a key, a signature, and answers of a TPM.
 fn tpm() -> Vec<Vec<u8>> {

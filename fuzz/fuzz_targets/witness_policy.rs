@@ -7,11 +7,11 @@ use std::sync::LazyLock;
 
 /// The policy of the seeds: one log, and a quorum of one witness.
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
-    Policy::parse(include_bytes!("../corpus/policy/seed-0")).expect("the policy of the seeds")
+    Policy::parse(include_bytes!("../corpus/witness_policy/seed-0")).expect("the policy of the seeds")
 });
 /// The checkpoint of the seeds, which that log signed and that witness cosigned.
-static COSIGNED: &[u8] = include_bytes!("../corpus/policy/seed-1");
-static WITNESS: &str = include_str!("../corpus/policy/seed-2");
+static COSIGNED: &[u8] = include_bytes!("../corpus/witness_policy/seed-1");
+static WITNESS: &str = include_str!("../corpus/witness_policy/seed-2");
 
 /// Signs nothing: what is judged is the request.
 struct Nobody(WitnessKey);
