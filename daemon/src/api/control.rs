@@ -231,9 +231,16 @@ async fn control_guarded(
     let (report, at) = blocking(move || run.obey(&control, deadline)).await?;
     context.registry.touched().note(id);
     let (verdict, proofs) = (report.verdict.clone(), report.proofs.clone());
-    context.log.record(&Record::ControlOutcome { command, actor, verdict, proofs, at }, Some(id), None);
+    let took = began.elapsed();
+    // As of a judged run: who has the answer finds the outcome in the log.
+    let (tell, durable) = tokio::sync::oneshot::channel();
+    let record = Record::ControlOutcome { command, actor, verdict, proofs, at };
+    context.log.record_then(&record, Some(id), None, move |written| {
+        let _ = tell.send(written.is_ok());
+    });
+    let is_durable = matches!(tokio::time::timeout(WAIT_FOR_DISK, durable).await, Ok(Ok(true)));
     let run_id = id.to_string();
-    Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
+    Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, took, is_durable) })
 }
 
 /// Whether nothing holds the run: no decision, no latch, and no freeze of anybody. What cannot be read counts as held.

@@ -211,6 +211,9 @@ pub(super) fn command(command: i32) -> Result<Command, Status> {
     }
 }
 
+const NOT_DURABLE: &str =
+    "the record of it is not on disk yet: see the audit log's state in `failsafectl node status`";
+
 /// What a caller who waited is told; `None`: nothing came in time.
 pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
     let Some(answer) = answer else {
@@ -220,8 +223,7 @@ pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
     let outcome = answer.outcome;
     let (verdict, mut missing) = verdict(outcome.verdict);
     if !answer.durable {
-        missing
-            .push("the record of it is not on disk yet: see the audit log's state in `failsafectl node status`".into());
+        missing.push(NOT_DURABLE.into());
     }
     v1::ControlResponse {
         run_id: outcome.decision.run.to_string(),
@@ -235,8 +237,11 @@ pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
 }
 
 /// What came of a command on a guarded run.
-pub(super) fn guarded_answer(report: Report, took: Duration) -> v1::ControlResponse {
-    let (verdict, missing) = verdict(report.verdict);
+pub(super) fn guarded_answer(report: Report, took: Duration, is_durable: bool) -> v1::ControlResponse {
+    let (verdict, mut missing) = verdict(report.verdict);
+    if !is_durable {
+        missing.push(NOT_DURABLE.into());
+    }
     v1::ControlResponse {
         verdict: verdict as i32,
         missing,
