@@ -211,8 +211,7 @@ pub(super) fn command(command: i32) -> Result<Command, Status> {
     }
 }
 
-const NOT_DURABLE: &str =
-    "the record of it is not on disk yet: see the audit log's state in `failsafectl node status`";
+const NOT_DURABLE: &str = "the record of it is not on disk yet: see the audit log's state in `failsafectl node status`";
 
 /// What a caller who waited is told; `None`: nothing came in time.
 pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
