@@ -64,7 +64,7 @@ pub const STATE_DIR: &str = "/var/lib/failsafe";
     version,
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
-                  `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
+                  `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 13 no daemon, 14 no; \
                   `policy would` 30 denied, 31 known on the node only; \
                   `log consistency`, `log witness cosign` 25 forked, 26 shortened, 27 old checkpoint; \
                   `attest verify`, `incident verify` 7 not valid, 15 key not checked; \

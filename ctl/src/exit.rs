@@ -32,7 +32,7 @@ pub enum Exit {
     Draining = 11,
     /// `node health`: not to be used until somebody resets it.
     Unhealthy = 12,
-    /// `node health`: not seen, not lately, or there is no daemon to ask.
+    /// `node health`: not seen, or not lately. `node health`, `node placeable`: no daemon answers.
     Unknown = 13,
     /// `node placeable`: no.
     NotPlaceable = 14,

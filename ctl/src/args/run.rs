@@ -143,7 +143,7 @@ pub struct RegisterArgs {
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub struct Target {
-    /// A cgroup: absolute, or below the cgroup2 mount.
+    /// A cgroup: a folder below /sys/fs/cgroup, a cgroup v2 path (/a/b), or a line of /proc/PID/cgroup (0::/a/b).
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<String>,
     /// The cgroup of this process.

@@ -32,9 +32,7 @@ pub(super) fn health(place: &Place<'_>, args: &HealthArgs) -> Result<Exit, Fail>
     }
     let health = match asked {
         Ok(health) => health,
-        // Nobody to ask is no sign of health; who may not ask, or asks wrongly, is told so.
-        Err(fail) if fail.exit == Exit::Error => return Err(Fail { exit: Exit::Unknown, ..fail }),
-        Err(fail) => return Err(fail),
+        Err(fail) => return Err(nobody_to_ask(fail)),
     };
     let chosen = page::choose(&health, &each(&args.gpus))?;
     let level = page::level(&health, &chosen, !args.gpus.is_empty());
@@ -51,6 +49,14 @@ pub(super) fn health(place: &Place<'_>, args: &HealthArgs) -> Result<Exit, Fail>
         pb::HealthLevel::Unhealthy => Exit::Unhealthy,
         pb::HealthLevel::Unknown | pb::HealthLevel::Unspecified => Exit::Unknown,
     })
+}
+
+/// A daemon that does not answer is no sign of health. Who may not ask, or asks wrongly, gets the exit code of that.
+fn nobody_to_ask(fail: Fail) -> Fail {
+    match fail.exit {
+        Exit::Error => Fail { exit: Exit::Unknown, ..fail },
+        _ => fail,
+    }
 }
 
 /// Between two tries of `--wait`.
@@ -103,7 +109,8 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
     let answer = block_on(async {
         let client = Client::connect(place.daemon).await?;
         Ok(client.node().placeable(request).await?.into_inner())
-    })?;
+    })
+    .map_err(nobody_to_ask)?;
     if let Some(expected) = expected {
         let compared = answer.placeable.then(|| expected.compare(place)).transpose()?;
         let (exit, text, more) =

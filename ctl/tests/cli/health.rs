@@ -49,8 +49,10 @@ fn each_level_has_its_exit_code() {
 #[test]
 fn without_a_daemon_the_health_is_unknown() {
     let dir = tempfile::tempdir().unwrap();
-    let out = bare(&dir.path().join("none")).args(["node", "health"]).output().unwrap();
-    assert_eq!(out.status.code(), Some(13), "{out:?}");
+    for command in ["health", "placeable"] {
+        let out = bare(&dir.path().join("none")).args(["node", command]).output().unwrap();
+        assert_eq!(out.status.code(), Some(13), "{command}: {out:?}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod authorize;
 mod beginning;
 mod caller;
 mod canary;
+mod cgroup_path;
 mod connection;
 mod control;
 mod convert;

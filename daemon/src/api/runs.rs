@@ -3,6 +3,7 @@
 use super::{
     Context,
     authorize::{Principal, maker},
+    cgroup_path,
     connection::Maker,
     control::{self, has_ended, not_judged},
     convert,
@@ -185,12 +186,19 @@ impl v1::run_service_server::RunService for Runs {
         let (admin, uid) = (who.admin, who.uid());
         let (registry, of) = (self.0.registry.clone(), self.0.clone());
         let found = self.0.work(share).read(share, move || {
+            let invalid = |why: String| ErrorReason::InvalidRequest.status(why);
             let cgroup = match target {
-                Some(v1::register_request::Target::Cgroup(path)) => registry.root().open_path(Path::new(&path)),
-                Some(v1::register_request::Target::Pid(pid)) => registry.root().of_pid(pid),
-                None => return Err(ErrorReason::InvalidRequest.status("target: expected a cgroup or a pid")),
+                Some(v1::register_request::Target::Cgroup(text)) => {
+                    let mount = registry.root().mount();
+                    let path = cgroup_path::of_text(&text, mount).map_err(invalid)?;
+                    let opened = registry.root().open_path(&path);
+                    opened.map_err(|e| invalid(format!("{}; {}", e.chain(), cgroup_path::expected(mount))))?
+                }
+                Some(v1::register_request::Target::Pid(pid)) => {
+                    registry.root().of_pid(pid).map_err(|e| invalid(e.chain()))?
+                }
+                None => return Err(invalid("target: expected a cgroup or a pid".into())),
             };
-            let cgroup = cgroup.map_err(|e| ErrorReason::InvalidRequest.status(e.chain()))?;
             let owner = sole_owner(&cgroup).map_err(|e| ErrorReason::CgroupUnusable.status(e.chain()))?;
             if !admin && owner != Some(uid) {
                 return Err(ErrorReason::PermissionDenied.status(
