@@ -268,7 +268,32 @@ fn the_python_callbacks_report_what_a_training_does() -> Result<()> {
     command.args(["-S", "-B", "-m", "unittest", "discover", "-s"]).arg(&tests).env("PYTHONPATH", CLIENT);
     let output = command.env_remove("RANK").output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && errors.contains("\nRan 10 tests"), "{errors}");
+    ensure!(output.status.success() && errors.contains("\nRan 14 tests"), "{errors}");
+    Ok(())
+}
+
+#[test]
+fn the_python_client_is_typed() -> Result<()> {
+    let mypy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mypy/bin/mypy");
+    if !mypy.is_file() {
+        skip::skip("mypy is not installed (`cargo xtask test` gets it from PyPI)");
+        return Ok(());
+    }
+    let cache = tempfile::tempdir()?;
+    let check = |package: &Path| -> Result<(bool, String)> {
+        let mut command = Command::new(&mypy);
+        command.args(["--strict", "--no-site-packages", "--cache-dir"]).arg(cache.path());
+        command.arg("--config-file").arg(Path::new(CLIENT).join("pyproject.toml")).arg(package);
+        let output = command.current_dir(cache.path()).output()?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    let (good, found) = check(&Path::new(CLIENT).join("failsafe_metrics"))?;
+    ensure!(good, "{found}");
+    // The check itself finds something.
+    let wrong = cache.path().join("wrong.py");
+    std::fs::write(&wrong, "from typing import List\n\n\ndef f(x) -> List:\n    return x + 1\n")?;
+    let (good, found) = check(&wrong)?;
+    ensure!(!good && found.contains("Function is missing a type annotation"), "{found}");
     Ok(())
 }
 

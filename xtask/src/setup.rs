@@ -181,6 +181,16 @@ pub fn kubernetes() {
     }
 }
 
+/// What checks the types of the Python client. Without Python or its registry that test is skipped, and says so.
+pub fn mypy() {
+    let folder = shell::built(false).with_file_name("").join("mypy");
+    if !folder.join("bin/mypy").is_file() {
+        eprintln!("setup: making a virtual environment with mypy, which checks the types of the Python client");
+        let script = "python3 -m venv \"$1\" && \"$1\"/bin/python -m pip install -q mypy";
+        attempt(Command::new("sh").args(["-c", script, "sh"]).arg(&folder));
+    }
+}
+
 fn attempt(command: &mut Command) {
     if let Err(error) = shell::run(command) {
         eprintln!("setup: that failed ({error:#}): the tests that need it are skipped, and say so");

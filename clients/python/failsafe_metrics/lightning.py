@@ -61,7 +61,7 @@ def callback(reporter: Optional[Reporter] = None) -> Any:
     except ImportError:
         from pytorch_lightning import Callback
 
-    class FailsafeCallback(Hooks, Callback):  # type: ignore[misc]
+    class FailsafeCallback(Hooks, Callback):  # type: ignore[misc, unused-ignore]
         """Reports to failsafed."""
 
     return FailsafeCallback(reporter)

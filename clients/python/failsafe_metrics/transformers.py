@@ -61,7 +61,7 @@ def callback(reporter: Optional[Reporter] = None) -> Any:
     """A callback for `transformers.Trainer`."""
     from transformers import TrainerCallback
 
-    class FailsafeCallback(Hooks, TrainerCallback):
+    class FailsafeCallback(Hooks, TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Reports to failsafed."""
 
     return FailsafeCallback(reporter)

@@ -2,7 +2,9 @@
 
 import importlib
 import math
+import os
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -230,6 +232,91 @@ class Sending(unittest.TestCase):
             queued = [reporter.report("loss", OnGpu(ready)) for _ in range(5)]
         self.assertEqual(queued, [True, True, True, False, False])
         ready.set()
+
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "TORCHELASTIC_RESTART_COUNT": "2",
+    "TORCHELASTIC_RUN_ID": "pretrain",
+}
+
+
+class Torchrun(unittest.TestCase):
+    def test_the_job_is_read_from_the_environment_when_it_is_asked_for(self):
+        torchrun = importlib.import_module("failsafe_metrics.torchrun")
+        kept = Kept()
+        with mock.patch.dict("os.environ", {}, clear=True):
+            self.assertIsNone(torchrun.job())
+            self.assertIsNone(torchrun.announce(kept))
+        with mock.patch.dict("os.environ", TORCHRUN, clear=True):
+            found = torchrun.announce(kept)
+            self.assertEqual(f.Reporter("/nonexistent/socket")._hello, ["!rank 5"])
+        self.assertEqual(found, torchrun.Job(5, 8, 1, 4, 2, "pretrain"))
+        self.assertEqual(kept.values, [("job.restarts", 2.0, None), ("job.world_size", 8.0, None)])
+
+    def test_an_environment_that_is_not_torchruns_is_no_job_and_breaks_nothing(self):
+        torchrun = importlib.import_module("failsafe_metrics.torchrun")
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT"):
+            self.assertIsNone(torchrun.job({**TORCHRUN, name: "two"}))
+            self.assertIsNone(torchrun.job({key: value for key, value in TORCHRUN.items() if key != name}))
+        self.assertIsNone(torchrun.announce(Broken(), TORCHRUN))
+
+
+class HangingDaemon(unittest.TestCase):
+    """A daemon that takes connections and then does nothing more, and one that does not even take them."""
+
+    def hanging(self, folder, accepts):
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(folder + "/m.stream")
+        listener.listen(0)
+        if not accepts:
+            # The queue of connections is full: a further `connect` waits.
+            for _ in range(2):
+                waits = socket.socket(socket.AF_UNIX)
+                self.addCleanup(waits.close)
+                waits.setblocking(False)
+                try:
+                    waits.connect(folder + "/m.stream")
+                except BlockingIOError:
+                    break
+        return listener
+
+    def test_a_training_goes_on_and_its_values_are_counted(self):
+        for accepts in (True, False):
+            with tempfile.TemporaryDirectory() as folder, mock.patch.object(_reporter, "BUFFER", 1_000):
+                listener = self.hanging(folder, accepts)
+                reporter = f.Reporter(folder + "/m", rank=0)
+                queued = 0
+                for step in range(20_000):
+                    queued += reporter.report("loss", 1.0, step)
+                f.phase("evaluate", 1, reporter)
+                f.samples("logits", range(1_000), 1, reporter)
+                # Nobody has answered, and the loop has ended.
+                self.assertEqual((reporter.accepted, reporter.refused), (0, 0))
+                self.assertGreaterEqual(reporter.dropped, 20_000 - queued)
+                self.assertGreater(reporter.dropped, 0)
+                self.assertEqual(reporter.flush(0.01)[0], 0)
+                listener.close()
+
+    def test_a_process_ends_while_the_daemon_hangs(self):
+        program = (
+            "import failsafe_metrics as f\n"
+            "for step in range(1000):\n"
+            "    f.report('loss', 1.0, step)\n"
+            "print('trained', flush=True)\n"
+        )
+        for accepts in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                self.hanging(folder, accepts)
+                environment = {**os.environ, "FAILSAFE_METRICS_SOCKET": folder + "/m"}
+                ended = subprocess.run(
+                    [sys.executable, "-S", "-c", program], env=environment, capture_output=True, timeout=120
+                )
+                self.assertEqual((ended.returncode, ended.stdout, ended.stderr), (0, b"trained\n", b""))
 
 
 if __name__ == "__main__":

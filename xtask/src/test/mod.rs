@@ -53,6 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
         setup::schedulers();
         setup::containers();
         setup::kubernetes();
+        setup::mypy();
         setup::tpm();
         setup::counting();
         Ok(())
