@@ -71,6 +71,37 @@ fn an_idle_run_is_read_in_full_every_few_seconds_and_an_active_one_each_time() -
 }
 
 #[test]
+fn a_run_is_suspended_while_it_is_frozen_or_each_of_its_processes_is_stopped() -> Result<()> {
+    let mut run = TestCgroup::new("usage-suspended")?;
+    let path = run.cgroup.path().to_owned();
+    run.spinners(&path, 2)?;
+    let pids = [run.pid(0)?, run.pid(1)?];
+    let signal = |pid: u32, signal| kill(Pid::from_raw(i32::try_from(pid)?), signal).context("signalling a process");
+    let stopped = |pid| Ok(ProcFs::default().stat(pid)?.is_some_and(|stat| stat.is_stopped()));
+    let (mut reader, mut now) = (RunReader::new(), Instant::now());
+    let mut suspended = || {
+        now += Duration::from_secs(1);
+        Ok(reader.sample(&run.cgroup, now)?.suspended)
+    };
+    ensure!(!suspended()? && !suspended()?, "it works");
+    signal(pids[0], Signal::SIGSTOP)?;
+    until("the first has stopped", || stopped(pids[0]))?;
+    ensure!(!suspended()? && !suspended()?, "the other one works");
+    signal(pids[1], Signal::SIGSTOP)?;
+    until("the second has stopped", || stopped(pids[1]))?;
+    until("it is seen", &mut suspended)?;
+    for pid in pids {
+        signal(pid, Signal::SIGCONT)?;
+    }
+    until("it goes on", || Ok(!suspended()?))?;
+    run.cgroup.write_file("cgroup.freeze", b"1")?;
+    until("the kernel has frozen it", || Ok(run.cgroup.events()?.frozen))?;
+    until("it is seen", &mut suspended)?;
+    run.cgroup.write_file("cgroup.freeze", b"0")?;
+    until("it goes on again", || Ok(!suspended()?))
+}
+
+#[test]
 fn a_vanished_run_is_an_error_of_its_own() -> Result<()> {
     let run = TestCgroup::new("usage-gone")?;
     run.cgroup.remove_tree()?;

@@ -90,6 +90,7 @@ pub fn run(run: &pb::Run) -> Value {
     out["metrics_unknown"] = json!(run.metrics_unknown);
     out["mode_behind"] = json!(run.mode_behind);
     out["unenforced"] = json!(run.unenforced);
+    out["suspended"] = json!(run.suspended);
     out
 }
 

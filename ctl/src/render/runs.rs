@@ -47,7 +47,8 @@ fn state(r: &pb::Run) -> String {
         (_, false, false) => "+kernel-enforces",
         (_, false, true) => "",
     };
-    format!("{}{frozen}{blocked}{failing}{unenforced}{mode}", json::state(r.state()))
+    let suspended = if r.suspended { "+suspended" } else { "" };
+    format!("{}{frozen}{blocked}{suspended}{failing}{unenforced}{mode}", json::state(r.state()))
 }
 
 /// A line of `list --watch`.

@@ -6,7 +6,7 @@ use crate::{
     policy::PolicyDigest,
     signal::{Kind, Real, Series, Signal, Source},
     subject::{GpuId, RunId},
-    time::MonoTime,
+    time::{MonoTime, Span},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +76,13 @@ pub enum Input {
         /// When that was seen.
         at: MonoTime,
     },
+    /// The daemon, or the whole node, stood still. Nothing could be seen in this time, so it is no silence of any run.
+    Paused {
+        /// When it went on.
+        at: MonoTime,
+        /// For how long it had stood still.
+        length: Span,
+    },
 }
 
 impl Input {
@@ -91,7 +98,10 @@ impl Input {
             Input::Unread(unread) => unread.at,
             Input::Silent(silent) => silent.at,
             Input::Missing(missing) => missing.at,
-            Input::SeriesEnded { at, .. } | Input::Mode { at, .. } | Input::Manifest { at, .. } => *at,
+            Input::SeriesEnded { at, .. }
+            | Input::Mode { at, .. }
+            | Input::Manifest { at, .. }
+            | Input::Paused { at, .. } => *at,
         }
     }
 }

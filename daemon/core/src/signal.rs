@@ -143,6 +143,8 @@ catalogue! {
     CpuTime "cpu.time" Microseconds Counter Cgroup;
     /// Live processes of the run.
     Processes "process.count" Count Gauge Cgroup;
+    /// 1 while the run stands still because its cgroup is frozen, or because each of its processes is stopped by a signal; else 0.
+    Suspended "process.suspended" Count Gauge Cgroup;
     /// CPU pressure, `some avg10` (PSI).
     PressureCpu "pressure.cpu" MilliPercent Gauge Cgroup;
     /// Memory pressure, `some avg10`.

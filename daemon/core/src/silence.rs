@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Owned by the pipeline, like [`crate::xid::Storms`]: what it finds enters the engine as an input, so that a recording holds
-//! it, and a recording from before there was such an input replays to what was decided then. While a run is frozen it cannot
-//! report: that time does not count. Invariant: what a tick finds of one run is one input, so that the work of a tick is that of the
+//! it, and a recording from before there was such an input replays to what was decided then. While a run is frozen or suspended it
+//! cannot report, and while the daemon stands still nobody can: that time does not count. Invariant: what a tick finds of one run is one input, so that the work of a tick is that of the
 //! metrics, whatever the policy of the run.
 
 use crate::{
@@ -108,14 +108,23 @@ impl Silence {
         Some(Silent { seq: 0, at, run, metric: metric.to_owned(), rules, why: None })
     }
 
-    /// What is missing now and was not before: at most one input of each run. `frozen` says which runs cannot report.
-    pub fn tick(&mut self, now: MonoTime, frozen: impl Fn(RunId) -> bool) -> Vec<Input> {
+    /// The daemon stood still for this long until `at`: nothing could be reported.
+    pub fn paused(&mut self, at: MonoTime, length: Span) {
+        let later = |from: MonoTime| from.later(length).min(at);
+        for needed in self.runs.values_mut().flat_map(|watched| watched.needed.values_mut()) {
+            needed.from = later(needed.from);
+            needed.last = needed.last.map(later);
+        }
+    }
+
+    /// What is missing now and was not before: at most one input of each run. `still` says which runs cannot report.
+    pub fn tick(&mut self, now: MonoTime, still: impl Fn(RunId) -> bool) -> Vec<Input> {
         let mut out = Vec::new();
         for (run, watched) in &mut self.runs {
-            let frozen = frozen(*run);
+            let still = still(*run);
             let (mut metrics, mut rules) = (BTreeMap::new(), BTreeSet::new());
             for (metric, needed) in &mut watched.needed {
-                if frozen {
+                if still {
                     needed.from = now;
                     continue;
                 }

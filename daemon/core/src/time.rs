@@ -14,6 +14,11 @@ impl MonoTime {
     pub fn since(self, earlier: MonoTime) -> Span {
         Span(self.0.saturating_sub(earlier.0))
     }
+
+    /// The instant that is this much later.
+    pub fn later(self, by: Span) -> MonoTime {
+        MonoTime(self.0.saturating_add(by.0))
+    }
 }
 
 /// A length of time in nanoseconds.

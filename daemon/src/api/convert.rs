@@ -66,6 +66,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             match &status.usage {
                 Some(usage) => {
                     out.processes = usage.processes;
+                    out.suspended = usage.suspended && !status.containment.is_frozen();
                     out.memory_bytes = usage.memory_bytes.unwrap_or_default();
                     out.cpu_us = usage.cpu_usec.unwrap_or_default();
                 }

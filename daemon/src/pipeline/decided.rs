@@ -93,6 +93,7 @@ impl Pipeline {
             | Input::RunGpus { .. }
             | Input::RunEnded { .. }
             | Input::Tick(_)
+            | Input::Paused { .. }
             | Input::Control(_) => None,
         };
         let changed: BTreeSet<RunId> = of_input.into_iter().chain(decisions.iter().map(|d| d.id.run)).collect();

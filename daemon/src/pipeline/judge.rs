@@ -36,6 +36,7 @@ impl Judge {
             | Input::Silent(Silent { seq, .. })
             | Input::Missing(Missing { seq, .. }) => *seq = self.seq,
             Input::Tick(_)
+            | Input::Paused { .. }
             | Input::Outcome(_)
             | Input::RunStarted(_)
             | Input::RunGpus { .. }

@@ -31,6 +31,7 @@ mod lives;
 pub mod mailbox;
 pub mod metrics;
 pub mod nvml_ingest;
+mod pause;
 pub mod pulse;
 pub mod queue;
 #[cfg(test)]
@@ -52,8 +53,12 @@ use crate::{
 use containment::{Answer, Containments, PendingAnswers};
 use ends::{END_AFTER, Ends};
 use failsafe_core::{
-    Action, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, RunId, Subject, Value, input::Control, record::Record,
-    silence::Silence, xid::Storms,
+    Action, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, RunId, Subject, Value,
+    input::{Control, Gap},
+    record::Record,
+    signal::Source,
+    silence::Silence,
+    xid::Storms,
 };
 use failsafe_matchers::shadow::Now;
 use judge::Judge;
@@ -191,6 +196,8 @@ pub struct Pipeline {
     turns: rules::Turns,
     /// Sets the pulse of this thread, see [`pulse`].
     alive: Box<dyn FnMut() + Send>,
+    /// When this thread last came by.
+    progress: pause::Progress,
     /// How a restart differs, in words, while the inputs that say so are judged.
     differences: Option<String>,
     /// When the processor was last left to the processes of a run that freezes.
@@ -218,6 +225,7 @@ impl Pipeline {
             lines: decided::Lines::default(),
             turns: rules::Turns::default(),
             alive: Box::new(|| {}),
+            progress: pause::Progress::default(),
             differences: None,
             gave_way: None,
         }
@@ -254,6 +262,20 @@ impl Pipeline {
                     self.listen_for_silence(now);
                 }
             }
+        }
+    }
+
+    /// A time in which this thread made no progress: nothing was seen, so nothing that is missing of it counts as silence.
+    fn notice_pause(&mut self) {
+        let now = MonoTime(clock::monotonic_ns());
+        let Some(length) = self.progress.pause(now) else { return };
+        let what = format!("the daemon made no progress for {length}: this time counts as silence of no run");
+        let gap = Gap { seq: 0, at: now, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
+        tracing::warn!(%length, "the daemon made no progress");
+        self.parts.log.record(&Record::Gap(gap), None, None);
+        self.silence.paused(now, length);
+        if !self.runs.is_empty() {
+            self.feed(Input::Paused { at: now, length });
         }
     }
 
@@ -349,6 +371,7 @@ impl Pipeline {
     /// come together, so it shows as well that this thread makes progress.
     fn urgent(&mut self) {
         (self.alive)();
+        self.notice_pause();
         while let Some(next) = self.parts.lane.next() {
             match next {
                 Urgent::Command(command) => self.command(command),

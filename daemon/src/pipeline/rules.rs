@@ -44,9 +44,9 @@ impl Pipeline {
     /// Metrics that rules need and nobody reports any more: a gap of the run, and the engine decides by `on_blind`. How long this takes
     /// depends on the policies of users, so commands, outcomes and the heartbeat are served after each run.
     pub(super) fn listen_for_silence(&mut self, now: MonoTime) {
-        let runs = &self.runs;
+        let (runs, state) = (&self.runs, &self.judge.state);
         let frozen = |id: RunId| runs.get(&id).is_some_and(|live| live.status().containment.is_frozen());
-        for input in self.silence.tick(now, frozen) {
+        for input in self.silence.tick(now, |id| frozen(id) || state.is_suspended(id)) {
             self.silent(input);
             self.urgent();
         }

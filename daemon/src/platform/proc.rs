@@ -52,6 +52,18 @@ impl ProcStat {
     pub fn parse(bytes: &[u8]) -> Option<ProcStat> {
         parse_stat(bytes)
     }
+
+    /// Whether a signal has stopped it, with all its threads (`proc_pid_stat(5)`, state T).
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.state == 'T'
+    }
+
+    /// Whether it has ended, with all its threads: the first one can end before the others.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
 }
 
 /// A file under `/proc` that could not be read or understood.

@@ -56,6 +56,9 @@ pub struct RunUsage {
     pub cpu_source: UsageSource,
     /// Live processes, of all levels.
     pub processes: u64,
+    /// Whether the run stands still: its cgroup is frozen, or each of its processes is stopped. Looked at while it uses no CPU time.
+    #[serde(default)]
+    pub suspended: bool,
     /// Whether these are all, or time was over before every level was read.
     #[serde(default = "complete")]
     pub complete: bool,
@@ -77,6 +80,7 @@ impl RunUsage {
             (Kind::PageFaults, self.page_faults.map(integer)),
             (Kind::OomKills, self.oom_kills.map(integer)),
             (Kind::Processes, self.complete.then(|| integer(self.processes))),
+            (Kind::Suspended, Some(i64::from(self.suspended))),
             (Kind::PressureCpu, psi(self.psi.cpu)),
             (Kind::PressureMemory, psi(self.psi.memory)),
             (Kind::PressureIo, psi(self.psi.io)),
@@ -118,8 +122,19 @@ pub struct RunReader {
     cpu_usec: u64,
     /// The highest number of page faults reported.
     page_faults: u64,
-    /// What the last full read of [`RunReader::sample`] found, the CPU time before it, and when that was.
-    last: Option<(RunUsage, u64, Instant)>,
+    /// What the last full read of [`RunReader::sample`] found.
+    last: Option<Last>,
+}
+
+/// A full read.
+#[derive(Debug)]
+struct Last {
+    usage: RunUsage,
+    /// The CPU time before it.
+    cpu_usec: u64,
+    at: Instant,
+    /// The run had used no CPU time since the read before it.
+    idle: bool,
 }
 
 /// What only grows while a process lives, and is lost when it ends.
@@ -152,16 +167,44 @@ impl RunReader {
     /// Vanished when the cgroup was removed; else when the kernel refuses a read.
     pub fn sample(&mut self, cgroup: &Cgroup, now: Instant) -> Result<RunUsage, CgroupError> {
         let cpu = Self::cpu_now(cgroup)?;
-        if let (Some(cpu), Some((usage, before, at))) = (cpu, &self.last)
-            && cpu == *before
-            && now.duration_since(*at) < IDLE
-        {
-            return Ok(usage.clone());
+        let last = self.last.take_if(|last| cpu == Some(last.cpu_usec));
+        let idle = last.is_some();
+        if let Some(mut last) = last.filter(|last| now.duration_since(last.at) < IDLE) {
+            if !std::mem::replace(&mut last.idle, true) {
+                last.usage.suspended = self.is_suspended(cgroup)?;
+            }
+            return Ok(self.last.insert(last).usage.clone());
         }
-        let usage = self.full(cgroup, cpu)?;
+        let mut usage = self.full(cgroup, cpu)?;
+        // What stands still uses no CPU time: a run that works is not looked at, whatever the number of its processes.
+        usage.suspended = idle && self.is_suspended(cgroup)?;
         // The CPU time before the read: what the run uses during it counts as not yet seen.
-        self.last = cpu.map(|cpu| (usage.clone(), cpu, now));
+        self.last = cpu.map(|cpu_usec| Last { usage: usage.clone(), cpu_usec, at: now, idle });
         Ok(usage)
+    }
+
+    /// Whether the run stands still: the kernel has it frozen, or each of its processes is stopped by a signal (as by `scontrol suspend`). A
+    /// process that is not looked at in time counts as one that runs. One that a tracer stopped does too: its other threads may run.
+    fn is_suspended(&self, cgroup: &Cgroup) -> Result<bool, CgroupError> {
+        let events = cgroup.events()?;
+        if !events.populated || events.frozen {
+            return Ok(events.populated);
+        }
+        let until = Instant::now() + LEVELS;
+        let members = cgroup.procs_until(until)?;
+        let mut stopped = false;
+        for pid in &members.ids {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            match self.procfs.stat(*pid)? {
+                Some(stat) if stat.is_stopped() => stopped = true,
+                Some(stat) if stat.has_ended() => {}
+                Some(_) => return Ok(false),
+                None => {}
+            }
+        }
+        Ok(stopped && members.complete)
     }
 
     /// CPU time of the run's cgroup as the kernel counts it now, microseconds: one small file. `None` where the kernel does not
@@ -201,6 +244,7 @@ impl RunReader {
             cpu_usec: now.map(|_| self.cpu_usec),
             cpu_source: source(cpu_files),
             processes: pids.len() as u64,
+            suspended: false,
             complete: all,
             psi: Psi {
                 cpu: pressure(cgroup, "cpu.pressure")?,

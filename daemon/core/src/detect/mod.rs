@@ -111,8 +111,8 @@ pub trait Detector: fmt::Debug + Send + Sync {
     fn wait(&self, _now: MonoTime) -> Option<Finding> {
         None
     }
-    /// Nothing could come until now: the time does not count.
-    fn skip(&mut self, _now: MonoTime) {}
+    /// Nothing could come for this long until now: the time does not count.
+    fn skip(&mut self, _now: MonoTime, _length: Span) {}
     /// Finds what it found as part of that earlier engine. Called once, before the first value.
     fn decide_as(&mut self, _engine: u32) {}
     /// For a copy of the state.

@@ -49,8 +49,8 @@ impl Detector for Stall {
         Some(Finding { found: still >= self.after, score: still.0 as f64 / 1e9 })
     }
 
-    fn skip(&mut self, now: MonoTime) {
-        self.moved = self.moved.max(now);
+    fn skip(&mut self, now: MonoTime, length: Span) {
+        self.moved = self.moved.later(length).min(now.max(self.moved));
     }
 
     fn copy(&self) -> Box<dyn Detector> {

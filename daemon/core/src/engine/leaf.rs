@@ -31,7 +31,7 @@ pub(super) struct Sight<'a> {
     pub unread: &'a BTreeMap<(GpuId, Kind), String>,
     pub silent: &'a BTreeMap<String, String>,
     /// The run stands still, so that it reports nothing.
-    pub frozen: bool,
+    pub still: bool,
     /// Since when it is watched.
     pub registered: MonoTime,
     /// As earlier engines decided: a signal that cannot be read is absent.
@@ -302,6 +302,20 @@ impl LeafState {
         }
     }
 
+    /// The daemon stood still for this long until `at`: the time counts neither as absence nor for `for`.
+    pub(super) fn paused(&mut self, test: &Test, at: MonoTime, length: Span) {
+        let later = |from: MonoTime| from.later(length).min(at);
+        if matches!(test, Test::Absent { .. }) {
+            self.at = self.at.map(later);
+        }
+        for gauge in self.series.iter_mut().map(|(_, gauge)| gauge).chain([&mut self.whole]) {
+            gauge.last = gauge.last.map(later);
+            if let Some(detector) = gauge.detector.as_mut() {
+                detector.skip(at, length);
+            }
+        }
+    }
+
     /// The series has ended.
     pub(super) fn retire(&mut self, test: &Test, hold: Span, series: &Series, at: MonoTime) {
         let before = self.series.len();
@@ -344,7 +358,7 @@ impl LeafState {
                     true => sight.is_blind(kind.source(), gpu),
                     false => sight.cannot_come(kind, gpu),
                 };
-                if hidden || sight.frozen {
+                if hidden || sight.still {
                     // Time in which it could not come does not count.
                     self.at = Some(now);
                     self.series.iter_mut().for_each(|(_, gauge)| gauge.last = Some(now));

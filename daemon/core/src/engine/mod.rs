@@ -135,6 +135,11 @@ impl State {
         }
     }
 
+    /// Whether somebody else than failsafe holds the run still: its processes are stopped, or its cgroup is frozen.
+    pub fn is_suspended(&self, id: RunId) -> bool {
+        self.runs.get(&id).is_some_and(RunState::is_suspended)
+    }
+
     /// A run's containment in short and counts, while it lives.
     pub fn run(&self, id: RunId) -> Option<RunView> {
         self.runs.get(&id).map(RunState::view)
@@ -226,6 +231,7 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
         Input::SeriesEnded { series, at, .. } => {
             each(policies, state, input, |run, policy| run.retire(policy, series, *at, &mut out));
         }
+        Input::Paused { at, length } => state.runs.values_mut().for_each(|run| run.paused(*at, *length)),
         Input::Tick(at) => each(policies, state, input, |run, policy| run.tick(policy, *at, &mut out)),
         Input::Control(control) => {
             each(policies, state, input, |run, policy| run.control(policy, control, &mut out));
@@ -254,7 +260,7 @@ fn is_of(known: Option<&RunState>, input: &Input, run: RunId) -> bool {
         Input::Unread(unread) => known.is_some_and(|r| r.is_judged_by(&unread.gpu, &unread.kind)),
         Input::Silent(silent) => silent.run == run,
         Input::Missing(missing) => missing.run == run,
-        Input::Tick(_) => true,
+        Input::Tick(_) | Input::Paused { .. } => true,
         Input::Outcome(outcome) => outcome.decision.run == run,
         Input::RunStarted(started) => started.id == run,
         Input::RunGpus { run: id, .. }

@@ -110,6 +110,13 @@ impl RuleState {
         standing
     }
 
+    /// The daemon stood still for this long until `at`: it is not known how the values were meanwhile.
+    pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
+        for (_, level) in self.levels.iter_mut() {
+            level.since = level.since.map(|since| since.later(length).min(at));
+        }
+    }
+
     /// Events that matched within the cooldown since the last decision.
     pub(super) fn suppressed(&self) -> u64 {
         self.event.suppressed

@@ -17,7 +17,7 @@ use crate::{
     record::Suppressed,
     signal::{Kind, Real, Series, Value},
     subject::{GpuId, RunId, Subject},
-    time::MonoTime,
+    time::{MonoTime, Span},
 };
 use blindness::Blindness;
 use decide::Because;
@@ -36,6 +36,8 @@ pub(super) struct RunState {
     observed: bool,
     /// Another state has it frozen, see [`super::State::set_frozen_by_others`].
     frozen_by_others: bool,
+    /// Its last [`Kind::Suspended`]: it stands still.
+    stands_still: bool,
     /// What failsafe would have done of itself while it was only watched, by what caused it, and what is no longer so after a thaw.
     held_back: BTreeMap<Upkeep, Because>,
     /// Frozen without a decision on record when it was taken up.
@@ -80,6 +82,7 @@ impl RunState {
             containment: recalled.taken_up(run.contained, run.registered),
             observed: false,
             frozen_by_others: false,
+            stands_still: false,
             held_back: BTreeMap::new(),
             unexplained: run.contained.unexplained,
             decisions: run.decisions,
@@ -152,6 +155,17 @@ impl RunState {
 
     pub(super) fn set_frozen_by_others(&mut self, frozen: bool) {
         self.frozen_by_others = frozen;
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.stands_still && !self.containment.is_frozen()
+    }
+
+    /// The daemon stood still: what is awaited of the run had no time to come, and no condition is known to have held.
+    pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
+        self.blindness.paused(self.registered, at, length);
+        self.rules.iter_mut().for_each(|rule| rule.paused(at, length));
+        self.trees.iter_mut().flatten().for_each(|tree| tree.paused(at, length));
     }
 
     pub(super) fn view(&self) -> RunView {

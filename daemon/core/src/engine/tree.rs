@@ -22,7 +22,7 @@ use crate::{
     policy::{Policy, Rule, Test, Tree, Truth, tree::PHASE_METRIC},
     signal::{Kind, Real, Series, Signal, Source, Value},
     subject::{GpuId, Subject},
-    time::MonoTime,
+    time::{MonoTime, Span},
 };
 use instance::Instance;
 use program::{Program, Step, states};
@@ -148,6 +148,18 @@ impl TreeState {
         for state in states {
             for (leaf, state) in program.leaves.iter().zip(state) {
                 state.lost(&leaf.test, source, at);
+            }
+        }
+    }
+
+    /// The daemon stood still for this long until `at`.
+    pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
+        let TreeState { program, shared, instances, .. } = self;
+        instances.iter_mut().for_each(|instance| instance.paused(at, length));
+        let states = std::iter::once(shared).chain(instances.iter_mut().map(|instance| &mut instance.own));
+        for state in states {
+            for (leaf, state) in program.leaves.iter().zip(state) {
+                state.paused(&leaf.test, at, length);
             }
         }
     }

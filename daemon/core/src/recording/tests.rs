@@ -21,6 +21,8 @@ const FIXTURE: &str = include_str!("../../../../tests/fixtures/recordings/number
 const ENTRIES: &str = include_str!("../../../../tests/fixtures/recordings/v6.jsonl");
 /// Entries with variants that came later: at least one for each that holds something.
 const MORE: &[&str] = &[
+    r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Cgroup","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Suspended","value":{"Integer":1},"repeats":0}}}"#,
+    r#"{"Input":{"Paused":{"at":9000000000,"length":5000000000}}}"#,
     r#"{"Input":{"Missing":{"seq":1,"at":9,"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","metrics":{"a":"no value in 3.0 s","b":"no value in 3.0 s"},"rules":["r"]}}}"#,
     r#"{"Input":{"Manifest":{"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","values":{"hyperparameters.lr":"0.0003"},"at":9}}}"#,
     r#"{"Input":{"Mode":{"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","mode":"observe","at":9}}}"#,

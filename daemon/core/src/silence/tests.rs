@@ -133,3 +133,22 @@ fn what_a_tick_finds_of_one_run_is_one_input_with_short_texts() {
     assert!(watch.silence.tick(s(4), |_| false).is_empty(), "reported once");
     assert!(watch.silence.heard(watch.id, "m7", s(5)).unwrap().rules.len() <= NAMED + 1);
 }
+
+#[test]
+fn a_pause_of_the_daemon_is_not_counted_and_changes_no_usual_interval() {
+    let mut watch = Watch::of(&policy("", "[metrics]\ngrace = \"1m\"\nstale = \"30s\"\n"));
+    watch.silence.paused(s(500), Span::from_secs(480));
+    assert!(watch.at(539).is_none(), "20 s and 39 s of the grace of 60 s");
+    assert!(watch.at(541).is_some());
+    watch.silence.heard(watch.id, "loss", s(542));
+    watch.silence.paused(s(900), Span::from_secs(350));
+    assert!(watch.at(920).is_none() && watch.at(923).is_some());
+
+    let mut watch = Watch::of(&policy(", grace = \"10s\"", ""));
+    for n in 0..20 {
+        watch.silence.heard(watch.id, "loss", s(n));
+    }
+    watch.silence.paused(s(1_019), Span::from_secs(1_000));
+    watch.silence.heard(watch.id, "loss", s(1_020));
+    assert!(watch.at(1_035).is_some(), "a metric that comes every second is missing after 10 of them");
+}

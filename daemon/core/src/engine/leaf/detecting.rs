@@ -42,8 +42,8 @@ impl LeafState {
         let hidden = test.kind().is_some_and(|kind| sight.cannot_come(kind, gpu));
         for (_, gauge) in &mut self.series {
             let Some(detector) = gauge.detector.as_mut() else { continue };
-            if hidden || sight.frozen {
-                detector.skip(now);
+            if hidden || sight.still {
+                detector.skip(now, Span(u64::MAX));
             }
             if let Some(finding) = detector.wait(now) {
                 (gauge.known, gauge.on, gauge.score) = (true, finding.found, finding.score);

@@ -6,7 +6,7 @@ use crate::{
     policy::{Condition, Policy},
     signal::{Kind, Signal, Source},
     subject::{GpuId, Subject},
-    time::MonoTime,
+    time::{MonoTime, Span},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,6 +55,14 @@ impl Blindness {
             if let (Subject::Gpu(gpu), false) = (&signal.subject, self.sensors.is_empty()) {
                 self.sensors.remove(&(signal.source, Some(gpu.clone())));
             }
+        }
+    }
+
+    /// The sensors stood still for this long: they had no time to have a value.
+    pub(super) fn paused(&mut self, registered: MonoTime, at: MonoTime, length: Span) {
+        for source in self.needs.iter().copied().filter(|source| sampled(*source)) {
+            let heard = self.heard.entry(source).or_insert(registered);
+            *heard = heard.later(length).min(at);
         }
     }
 

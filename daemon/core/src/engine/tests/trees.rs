@@ -3,6 +3,7 @@
 mod compare;
 mod count;
 mod detect;
+mod pauses;
 
 use super::*;
 use crate::{

@@ -70,6 +70,12 @@ impl Instance {
         (self.thawed, self.rearmed_at) = (false, None);
     }
 
+    /// The daemon stood still for this long until `at`: it is not known how the condition was meanwhile.
+    pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
+        self.holds.skip(at, length);
+        self.fails.skip(at, length);
+    }
+
     /// From the truth of the condition to whether the rule trips.
     pub(super) fn step(&mut self, rule: &Rule, tree: &Tree, now: MonoTime) -> bool {
         let truth = self.truth();
@@ -120,6 +126,10 @@ impl Stopwatch {
     fn pause(&mut self, now: MonoTime) {
         self.held = self.elapsed(now);
         self.since = None;
+    }
+
+    fn skip(&mut self, at: MonoTime, length: Span) {
+        self.since = self.since.map(|since| since.later(length).min(at));
     }
 
     fn reset(&mut self) {
