@@ -138,7 +138,9 @@ impl From<Status> for Fail {
             ),
             Code::PermissionDenied | Code::Unauthenticated => (
                 Exit::Denied,
-                Some("root and the group `failsafe` may act on every run; a run's owner may see and freeze its own"),
+                Some(
+                    "root and the group `failsafe` may act on every run; a run's owner may see and freeze its own, and thaw its own freeze",
+                ),
             ),
             Code::DeadlineExceeded => {
                 (Exit::Timeout, Some("an action that has begun continues; see `failsafectl describe RUN`"))

@@ -8,7 +8,11 @@ use crate::{
     exit::{Exit, Fail},
     incident::Incident,
     incidents::{KINDS, briefs, first_cause},
-    render::{Paint, clean, count, explain, json, print},
+    render::{
+        Paint, clean, count,
+        explain::{self, May},
+        json, print,
+    },
 };
 use failsafe_core::decision::IncidentId;
 use failsafe_journal::Filter;
@@ -27,7 +31,7 @@ struct IncidentEntries {
     /// The incident's own entries and those around it; empty where there is no incident.
     entries: Vec<Logged>,
     incident: Option<IncidentId>,
-    may_act: bool,
+    may: May,
     /// The kernel denies what leaves the run now; false where no daemon was asked.
     blocked: bool,
     /// What of the log is missing.
@@ -61,7 +65,7 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
     let page = explain::Page {
         incident: &incident,
         others: &others,
-        may_act: found.may_act,
+        may: found.may,
         blocked: found.blocked,
         zone: &place.zone,
         paint: Paint::stdout(),
@@ -77,7 +81,7 @@ fn nothing_found(run: &str, found: &IncidentEntries) -> Fail {
         return fail(format!("run `{run}` has no incident: nothing was decided about it"));
     }
     // Nobody but an administrator sees that all there is was read.
-    if found.counted > 0 && found.missing.is_empty() && !found.may_act {
+    if found.counted > 0 && found.missing.is_empty() && !found.may.kill {
         let what = count(found.counted as usize, "decision", "decisions");
         return fail(format!("{what} about run `{run}`: no entry about that is among those that you may read"))
             .advise(format!("root and the administrators' group may read all entries: `failsafectl explain {run}`"));
@@ -127,27 +131,32 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     let decisions = events::collect(&client, of_run(KINDS, Some(MOST))).await?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
     let Some(id) = incident else {
-        let may_act = may_act(&client, &run).await;
-        return Ok(IncidentEntries { missing, counted, may_act, ..IncidentEntries::default() });
+        let may = may(&client, &run).await;
+        return Ok(IncidentEntries { missing, counted, may, ..IncidentEntries::default() });
     };
     if wanted.is_none() {
         let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
         entries = events::collect(&client, request).await?;
     }
     let around = events::collect(&client, of_run(AROUND, None)).await?;
-    let may_act = may_act(&client, &run).await;
+    let may = may(&client, &run).await;
     let known = client.runs().get(pb::GetRequest { run, ..Default::default() }).await;
     let blocked = known.is_ok_and(|known| known.get_ref().blocked);
     let entries = entry::in_order(entries.into_iter().chain(around));
-    Ok(IncidentEntries { decisions, entries, incident, may_act, blocked, missing, counted })
+    Ok(IncidentEntries { decisions, entries, incident, may, blocked, missing, counted })
 }
 
-/// Whether the reader may thaw and kill the run: asked by a rehearsal, which changes nothing.
-async fn may_act(client: &Client, run: &str) -> bool {
-    let command = pb::Command::Thaw.into();
-    let rehearsal = pb::ControlRequest { run: run.to_owned(), command, dry_run: true, ..Default::default() };
-    let answer = client.runs().control(rehearsal).await;
-    !answer.is_err_and(|status| status.code() == tonic::Code::PermissionDenied)
+/// What the reader may do about the run: asked by rehearsals, which change nothing.
+async fn may(client: &Client, run: &str) -> May {
+    let allowed = async |command: pb::Command| {
+        let (run, command) = (run.to_owned(), command.into());
+        let rehearsal = pb::ControlRequest { run, command, dry_run: true, ..Default::default() };
+        let answer = client.runs().control(rehearsal).await;
+        !answer.is_err_and(|status| status.code() == tonic::Code::PermissionDenied)
+    };
+    let kill = allowed(pb::Command::Kill).await;
+    // Whoever may kill may thaw.
+    May { thaw: kill || allowed(pb::Command::Thaw).await, kill }
 }
 
 fn from_file(log: &Offline, args: &ExplainArgs, wanted: Option<IncidentId>) -> Result<IncidentEntries, Fail> {
@@ -182,7 +191,8 @@ fn from_file(log: &Offline, args: &ExplainArgs, wanted: Option<IncidentId>) -> R
         entries = of_incident(id)?;
     }
     let around = log.load(of_run(AROUND))?;
-    let may_act = nix::unistd::geteuid().is_root();
+    let root = nix::unistd::geteuid().is_root();
+    let may = May { thaw: root, kill: root };
     let entries = entry::in_order(entries.into_iter().chain(around));
-    Ok(IncidentEntries { decisions, entries, incident, may_act, missing, ..IncidentEntries::default() })
+    Ok(IncidentEntries { decisions, entries, incident, may, missing, ..IncidentEntries::default() })
 }

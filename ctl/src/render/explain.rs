@@ -30,14 +30,23 @@ pub struct Page<'a> {
     pub incident: &'a Incident<'a>,
     /// All incidents of its run that are known, in the order in which they began.
     pub others: &'a [Brief<'a>],
-    /// Whether the reader may thaw and kill the run; its owner may not.
-    pub may_act: bool,
+    /// What the reader may do about the run.
+    pub may: May,
     /// The kernel denies what leaves the run, by a decision or by the latch of a stop rule.
     pub blocked: bool,
     /// The reader's time zone.
     pub zone: &'a TimeZone,
     /// Colours.
     pub paint: Paint,
+}
+
+/// What the reader may do about a run. Its owner may not kill it, and may thaw only what nobody else froze.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct May {
+    /// Whether the reader may thaw it.
+    pub thaw: bool,
+    /// Whether the reader may kill it.
+    pub kill: bool,
 }
 
 /// Lines of the rationale that one screen has room for.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Map, Value, json};
 use std::fmt;
 
+/// The role under which the owner of a run is allowed a command, as requests have it ([`Request::role`]).
+pub const OWNER: &str = "owner";
+
 /// Who asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

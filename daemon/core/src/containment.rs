@@ -10,7 +10,7 @@
 //! failed leaves the freeze desired.
 
 use crate::{
-    actor::Actor,
+    actor::{Actor, OWNER},
     decision::{Action, Cause, Decision, DecisionId, Mode, Outcome, Proof, Verdict},
     input::{Command, Contained, Control},
     time::MonoTime,
@@ -53,8 +53,16 @@ pub struct Desired {
     pub since: MonoTime,
     /// The decision; none for a command on a guarded run, and for what a daemon found at its start.
     pub decision: Option<DecisionId>,
-    /// Who asked; the daemon where a rule or its own work decided.
+    /// Who asked first; the daemon where a rule or its own work decided.
     pub actor: Actor,
+    /// Whether somebody other than the owner of the run ordered it, too: a policy, root, the administrators' group, or the
+    /// daemon. What is not known counts as true: the owner may lift only what nobody else wants (ADR 78).
+    #[serde(default = "unknown_orderer")]
+    pub others: bool,
+}
+
+fn unknown_orderer() -> bool {
+    true
 }
 
 /// What came of a step.
@@ -115,15 +123,15 @@ impl Measure {
 
 impl Desired {
     fn by(decision: &Decision) -> Desired {
-        let actor = match &decision.cause {
-            Cause::Operator(request) => request.actor.clone(),
-            Cause::Rule { .. } | Cause::Upkeep { .. } => Actor::Daemon,
+        let (actor, others) = match &decision.cause {
+            Cause::Operator(request) => (request.actor.clone(), request.role != OWNER),
+            Cause::Rule { .. } | Cause::Upkeep { .. } => (Actor::Daemon, true),
         };
-        Desired { since: decision.at, decision: Some(decision.id), actor }
+        Desired { since: decision.at, decision: Some(decision.id), actor, others }
     }
 
     fn found(since: MonoTime) -> Desired {
-        Desired { since, decision: None, actor: Actor::Daemon }
+        Desired { since, decision: None, actor: Actor::Daemon, others: true }
     }
 }
 
@@ -145,7 +153,8 @@ impl Containment {
         self.forget_lifted();
         for (measure, is_held) in [(Measure::Latch, blocked), (Measure::Freeze, frozen)] {
             if is_held {
-                self.entry(measure).desired.get_or_insert_with(|| Desired::found(since));
+                // What the earlier daemon knew and did not record may want it, too.
+                self.entry(measure).desired.get_or_insert_with(|| Desired::found(since)).others = true;
             }
         }
         self
@@ -169,6 +178,18 @@ impl Containment {
     /// Whether all its egress is meant to be denied.
     pub fn is_latched(&self) -> bool {
         self.is_desired(Measure::Latch)
+    }
+
+    /// Whether it is meant to be frozen, and nobody but the owner of the run ordered any part of its containment.
+    pub fn is_ordered_by_owner_alone(&self) -> bool {
+        self.is_frozen() && self.steps.iter().filter_map(|step| step.desired.as_ref()).all(|desired| !desired.others)
+    }
+
+    /// Somebody other than the owner wants it frozen. It is frozen already, so nothing is decided.
+    pub fn others_want_it_frozen(&mut self) {
+        if let Some(desired) = self.step_mut(Measure::Freeze).and_then(|step| step.desired.as_mut()) {
+            desired.others = true;
+        }
     }
 
     /// The state of the freeze.
@@ -196,7 +217,8 @@ impl Containment {
 
     /// Takes in a command that is carried out without a decision: that of a guarded run.
     pub fn commanded(&mut self, control: &Control) {
-        let desired = || Desired { since: control.at, decision: None, actor: control.actor.clone() };
+        let (actor, others) = (&control.actor, control.role != OWNER);
+        let desired = || Desired { since: control.at, decision: None, actor: actor.clone(), others };
         match control.command {
             Command::Freeze => self.desire(Measure::Freeze, desired()),
             Command::Kill => self.desire(Measure::Kill, desired()),
@@ -219,7 +241,7 @@ impl Containment {
                 let step = self.entry(Measure::Freeze);
                 if step.desired.is_none() {
                     // The thaw may have got halfway, so what was proved before does not count.
-                    let desired = Some(Desired { since: result.at, decision, actor: Actor::Daemon });
+                    let desired = Some(Desired { since: result.at, decision, actor: Actor::Daemon, others: true });
                     *step = Step { desired, result: None, ..step.clone() };
                 }
             }
@@ -275,7 +297,8 @@ impl Containment {
     /// A step that is desired already keeps its beginning; it is carried out again, so what was proved before does not count.
     fn desire(&mut self, measure: Measure, desired: Desired) {
         let step = self.entry(measure);
-        step.desired.get_or_insert(desired);
+        let others = desired.others;
+        step.desired.get_or_insert(desired).others |= others;
         step.result = None;
     }
 

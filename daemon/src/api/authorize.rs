@@ -1,6 +1,6 @@
 //! Who may do what: the one place where that is decided.
 //!
-//! Root and the administrators' group may do everything. A run's owner may see it and freeze it. Anybody may start a run
+//! Root and the administrators' group may do everything. A run's owner may see it, freeze it, and thaw what nobody else froze. Anybody may start a run
 //! of their own. Others read nothing. Who is inside a run, root too, is at most its owner and starts none: it would leave the
 //! bounds that it is in.
 //!
@@ -25,8 +25,8 @@ use crate::{
 };
 use failsafe_core::{
     RunId,
-    actor::{Actor, LocalPeer},
-    input::Run,
+    actor::{Actor, LocalPeer, OWNER},
+    input::{Command, Run},
 };
 use failsafe_proto::ErrorReason;
 use nix::sys::socket::UnixCredentials;
@@ -56,7 +56,7 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Role::Admin => "admin",
-            Role::Owner => "owner",
+            Role::Owner => OWNER,
             Role::Operator => "operator",
             Role::Viewer => "viewer",
         }
@@ -464,17 +464,20 @@ impl Principal {
         own.then_some(Role::Owner)
     }
 
-    /// Whether the caller may act on the run.
+    /// Whether the caller may act on the run. Where its owner may thaw, that depends on who froze the run: [`owner_may_not_thaw`].
     ///
     /// # Errors
     /// `PERMISSION_DENIED`, saying who may.
-    pub fn may_act(&self, role: Role, command: failsafe_core::input::Command) -> Result<(), Status> {
-        use failsafe_core::input::Command;
+    pub fn may_act(&self, role: Role, command: Command) -> Result<(), Status> {
         match (role, command) {
+            (Role::Owner, Command::Thaw) if self.inside.is_none() => Ok(()),
             (Role::Admin, _) | (Role::Owner | Role::Operator, Command::Freeze) => Ok(()),
             (Role::Operator, _) => Err(denied("role operator may freeze; role administrator may thaw and kill")),
             (Role::Viewer, _) => Err(denied("role viewer may read; role operator may freeze")),
-            (Role::Owner, _) => self.admin_to("thaw and kill; a run's owner may freeze it"),
+            (Role::Owner, Command::Thaw) => {
+                self.admin_to("thaw; a run's owner may thaw its own freeze from outside of the run")
+            }
+            (Role::Owner, Command::Kill) => self.admin_to("kill; a run's owner may freeze it"),
         }
     }
 
@@ -485,6 +488,14 @@ impl Principal {
         let but = self.inside.map(|run| format!(", but not from inside a run ({run}),")).unwrap_or_default();
         Err(denied(&format!("root or the administrators' group{but} may {what}")))
     }
+}
+
+/// The refusal of a thaw by the owner of a run that somebody else wants contained, too.
+pub fn owner_may_not_thaw() -> Status {
+    denied(
+        "root or the administrators' group may thaw this run; its owner may thaw only a freeze that nobody else ordered \
+         since the daemon started, while the kernel does not block the run",
+    )
 }
 
 fn denied(why: &str) -> Status {

@@ -4,7 +4,9 @@
 //! nothing done later; a command with a request id is carried out once, however often it is sent (see [`super::repeats`]).
 
 use super::{
-    Context, convert,
+    Context,
+    authorize::{Role, owner_may_not_thaw},
+    convert,
     gate::Deadline,
     limits::Share,
     peer::Peer,
@@ -64,6 +66,9 @@ pub(super) async fn control(
     let found = context.registry.find_exact(&run, seen).map_err(|e| convert::find_error(&e))?;
     let role = who.may_see(found.run()).ok_or_else(|| ErrorReason::RunNotFound.status(format!("no run `{run}`")))?;
     who.may_act(role, command)?;
+    if command == Command::Thaw && role == Role::Owner {
+        owner_may_thaw(&found)?;
+    }
     let repeated = Repeated::new(&who, &request_id, (found.run().id, command, &reason))?;
     if dry_run {
         return rehearse(context, found, command).await;
@@ -109,6 +114,21 @@ pub(super) async fn control(
     act(context, order, ticket, |_| {}).await
 }
 
+/// Whether the owner of the run may thaw it, as far as is published. The pipeline decides that again before it begins the thaw.
+fn owner_may_thaw(found: &FoundRun) -> Result<(), Status> {
+    match found {
+        FoundRun::Live(live) => {
+            let containment = live.status().containment.clone();
+            // Of a run that nothing contains: there is nothing to do, or somebody else froze it by hand.
+            let allowed = containment.is_empty() || containment.is_ordered_by_owner_alone();
+            if allowed { Ok(()) } else { Err(owner_may_not_thaw()) }
+        }
+        // Its policy is not judged, so nobody knows whether it wants the run frozen.
+        FoundRun::Guarded(_) => Err(owner_may_not_thaw()),
+        FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
+    }
+}
+
 /// Has the command carried out. Outcomes that are not the last one are shown.
 async fn act(
     context: &Arc<Context>,
@@ -146,6 +166,9 @@ async fn act(
     if answer.is_none() {
         if context.registry.get(live.run.id).is_none() {
             return Err(ErrorReason::RunEnded.status(format!("run `{run_name}` ended before the command reached it")));
+        }
+        if ticket.is_refused() {
+            return Err(owner_may_not_thaw());
         }
         if ticket.withdraw() {
             return Err(not_begun(&format!("run `{run_name}`: the command")));

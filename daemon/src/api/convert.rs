@@ -128,7 +128,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
 fn steps(containment: &Containment, wall: &dyn Fn(MonoTime) -> i64) -> Vec<v1::ContainmentStep> {
     let step = |step: &Step| {
         let mut out = v1::ContainmentStep { measure: step.measure.name().into(), ..Default::default() };
-        if let Some(Desired { since, decision, actor: by }) = &step.desired {
+        if let Some(Desired { since, decision, actor: by, others: _ }) = &step.desired {
             (out.desired, out.since_ns) = (true, wall(*since));
             (out.decision, out.actor) = (decision.map(|id| id.n), Some(actor(by)));
         }

@@ -10,10 +10,11 @@ use super::{
 };
 use crate::interpreter::ActuatorReport;
 use failsafe_core::{
-    Action, Decision, Input, Mode, Outcome, RunId, Value,
+    Action, Decision, Input, Mode, Outcome, RunId, Signal, Value,
     decision::{Cause, Upkeep, Verdict},
     drill::is_drill,
     engine,
+    event::Event,
     record::{Record, RuleText},
     replay::Recorded,
     shadow::is_compared,
@@ -81,6 +82,11 @@ impl Pipeline {
         let of_input = match input {
             Input::RunStarted(run) => Some(run.id),
             Input::Outcome(outcome) => Some(outcome.decision.run),
+            // Who wants a freeze changes without a decision, where the run is frozen already.
+            Input::Mode { run, .. } => Some(*run),
+            Input::Signal(Signal { value: Value::Event(Event::Latched | Event::Drift { .. }), subject, .. }) => {
+                subject.run()
+            }
             // These change it by their decisions only.
             Input::Signal(_)
             | Input::Gap(_)
@@ -89,7 +95,6 @@ impl Pipeline {
             | Input::Missing(_)
             | Input::SeriesEnded { .. }
             | Input::Manifest { .. }
-            | Input::Mode { .. }
             | Input::RunGpus { .. }
             | Input::RunEnded { .. }
             | Input::Tick(_)

@@ -6,7 +6,7 @@
 //!                            └─ Message::Urgent, when nothing waited ─► queue (skipped where the queue is full)
 //! ```
 //! Invariants: entering the lane never waits; a full queue needs no wake-up, because the pipeline looks at the lane before each
-//! message that it takes. A command is begun once or withdrawn once, never both: see [`Ticket`].
+//! message that it takes. A command is begun, withdrawn or refused, one of these and once: see [`Ticket`].
 
 use super::{Message, Sender, containment::Answer};
 use crate::interpreter::ActuatorReport;
@@ -85,6 +85,11 @@ impl Command {
         begun
     }
 
+    /// Refuses the command: its caller has no authority for it now. Nothing is done, and nothing is recorded.
+    pub fn refuse(&self) {
+        self.ticket().turn(REFUSED);
+    }
+
     /// Whether nobody wants it any more.
     pub fn is_withdrawn(&self) -> bool {
         self.ticket().is_withdrawn()
@@ -94,6 +99,7 @@ impl Command {
 const WAITING: u8 = 0;
 const BEGUN: u8 = 1;
 const WITHDRAWN: u8 = 2;
+const REFUSED: u8 = 3;
 
 /// Decides between the pipeline, which begins a command, and its caller, who gives it up.
 #[derive(Debug, Clone)]
@@ -123,6 +129,11 @@ impl Ticket {
     /// Whether it was given up before it was begun.
     pub fn is_withdrawn(&self) -> bool {
         self.state.load(Ordering::Acquire) == WITHDRAWN
+    }
+
+    /// Whether the pipeline refused it instead of beginning it.
+    pub fn is_refused(&self) -> bool {
+        self.state.load(Ordering::Acquire) == REFUSED
     }
 
     /// Gives the command up; true where it was not begun, and now never will be.
@@ -295,5 +306,16 @@ mod tests {
         let late = Ticket::new(Some(Instant::now() - Duration::from_millis(1)));
         assert!(!order(&late).begin());
         assert!(late.withdraw(), "and so the caller knows");
+    }
+
+    #[test]
+    fn a_refused_command_is_neither_begun_nor_withdrawn() {
+        let ticket = Ticket::new(None);
+        order(&ticket).refuse();
+        assert!(ticket.is_refused() && !order(&ticket).begin() && !ticket.withdraw());
+        let begun = Ticket::new(None);
+        assert!(order(&begun).begin());
+        order(&begun).refuse();
+        assert!(!begun.is_refused(), "it is under way");
     }
 }

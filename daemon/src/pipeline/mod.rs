@@ -54,7 +54,8 @@ use containment::{Answer, Containments, PendingAnswers};
 use ends::{END_AFTER, Ends};
 use failsafe_core::{
     Action, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, RunId, Subject, Value,
-    input::{Control, Gap},
+    actor::OWNER,
+    input::{self, Control, Gap},
     record::Record,
     signal::Source,
     silence::Silence,
@@ -391,6 +392,12 @@ impl Pipeline {
             }
             return;
         }
+        if let Command::Control { control, .. } = &command
+            && !self.may_begin(control)
+        {
+            command.refuse();
+            return;
+        }
         if !command.begin() {
             return;
         }
@@ -398,6 +405,20 @@ impl Pipeline {
             Command::Control { control, tell, .. } => self.control(control, tell),
             Command::Order { order, done, .. } => self.parts.health.message(health::Message::Order(order, done)),
         }
+    }
+
+    /// Whether a command is still allowed: another order may have come since its caller was authorised. The owner of a run may thaw
+    /// what the owner alone froze, and only while the kernel's latch is off (ADR 78). A latch that cannot be read counts as on.
+    fn may_begin(&self, control: &Control) -> bool {
+        if control.command != input::Command::Thaw || control.role != OWNER {
+            return true;
+        }
+        let kernel = self.parts.registry.kernel();
+        let is_latched = self
+            .runs
+            .get(&control.run)
+            .is_none_or(|live| kernel.blind().is_none() && kernel.is_blocked(live.slot).unwrap_or(true));
+        !is_latched && self.judge.state.is_ordered_by_owner_alone(control.run)
     }
 
     fn input(&mut self, mut input: Input) {

@@ -5,6 +5,7 @@ use crate::{
     config::{Config, Live, Recordings as Keep},
     guard::kernel::Kernel,
     log::{Bounds, LogOwner},
+    pipeline::lane::Ticket,
     platform::CgroupRoot,
     runs::{start::Place, store::Store},
     testing::wanted,
@@ -78,12 +79,20 @@ impl Bench {
 
     /// A command of an operator; the result is the decision of it.
     fn command(&mut self, command: Asked) -> DecisionId {
-        let (tell, _answers) = tokio::sync::mpsc::unbounded_channel();
-        let at = MonoTime(clock::monotonic_ns());
-        let (actor, role, reason) = (Actor::Daemon, "admin".into(), "test".into());
-        self.pipeline.control(Control { seq: 0, at, run: self.live.run.id, command, actor, role, reason }, tell);
+        assert!(!self.command_as("admin", command).is_refused());
         let n = self.pipeline.judge.state.run(self.live.run.id).unwrap().decisions;
         DecisionId { run: self.live.run.id, n }
+    }
+
+    /// A command under this role, by the way of the lane.
+    fn command_as(&mut self, role: &str, command: Asked) -> Ticket {
+        let (tell, _answers) = tokio::sync::mpsc::unbounded_channel();
+        let at = MonoTime(clock::monotonic_ns());
+        let (actor, role, reason) = (Actor::Daemon, role.to_owned(), "test".into());
+        let control = Control { seq: 0, at, run: self.live.run.id, command, actor, role, reason };
+        let ticket = Ticket::new(None);
+        self.pipeline.command(Command::Control { control, tell, ticket: ticket.clone() });
+        ticket
     }
 
     fn containment(&self) -> Containment {
@@ -143,6 +152,34 @@ fn after_a_failed_thaw_the_run_is_held_until_it_is_thawed() {
     let thaw = bench.command(Asked::Thaw);
     bench.report(thaw, Action::Thaw, Verdict::Proved);
     assert!(bench.containment().is_empty());
+}
+
+#[test]
+fn the_owner_thaws_its_own_freeze_and_no_other() {
+    let Some(mut bench) = Bench::new("owner") else { return };
+    assert!(bench.command_as(OWNER, Asked::Thaw).is_refused(), "nothing is frozen by its order");
+    assert!(!bench.command_as(OWNER, Asked::Freeze).is_refused());
+    assert!(!bench.command_as(OWNER, Asked::Thaw).is_refused());
+    assert!(!bench.containment().is_frozen());
+
+    assert!(!bench.command_as(OWNER, Asked::Freeze).is_refused());
+    bench.command(Asked::Freeze);
+    let decisions = bench.live.status().decisions;
+    assert!(bench.command_as(OWNER, Asked::Thaw).is_refused(), "an administrator froze it, too");
+    assert!(bench.containment().is_frozen());
+    assert_eq!(bench.live.status().decisions, decisions, "a refused command decides nothing");
+    bench.command(Asked::Thaw);
+
+    assert!(!bench.command_as(OWNER, Asked::Freeze).is_refused());
+    let latched = failsafe_core::event::Event::Latched;
+    bench.pipeline.take(Message::Input(crate::runs::translate::guarded(bench.live.run.id, latched)));
+    assert!(!bench.containment().is_ordered_by_owner_alone(), "published without a decision");
+    assert!(bench.command_as(OWNER, Asked::Thaw).is_refused(), "a stop rule wants it frozen");
+    bench.command(Asked::Thaw);
+
+    assert!(!bench.command_as(OWNER, Asked::Freeze).is_refused());
+    bench.restart(true);
+    assert!(bench.command_as(OWNER, Asked::Thaw).is_refused(), "found at the start of the daemon");
 }
 
 #[test]

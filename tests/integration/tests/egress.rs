@@ -48,6 +48,23 @@ fn owner_may_freeze_only(node: &Node, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Its owner froze the run, and nobody else did.
+fn owner_thaws_own_freeze_only(node: &Node, name: &str) -> Result<()> {
+    node.ctl(["freeze", name, "--reason", "I look, too"])?.expect(0)?;
+    let refused = node.ctl_as(NOBODY, ["thaw", name, "--reason", "mine"])?.expect(4)?;
+    ensure!(refused.err.contains("nobody else ordered"), "{}", refused.err);
+    node.ctl(["thaw", name, "--reason", "seen"])?.expect(0)?;
+    node.ctl_as(NOBODY, ["freeze", name, "--reason", "once more"])?.expect(0)?;
+    let page = node.ctl_as(NOBODY, ["explain", name])?.expect(0)?.out;
+    ensure!(page.contains("failsafectl thaw") && !page.contains("failsafectl kill"), "{page}");
+    let thawed = node.ctl_as(NOBODY, ["thaw", name, "--reason", "I have looked", "-o", "json"])?;
+    ensure!(thawed.expect(0)?.json()?["verdict"] == "proved");
+    node.wait_for_event("the thaw of the owner", |e| {
+        e["kind"] == "control" && e["body"]["reason"] == "I have looked" && e["body"]["role"] == "owner"
+    })?;
+    Ok(())
+}
+
 #[test]
 fn a_forbidden_connect_is_refused_seen_and_freezes_the_run_until_an_operator_thaws_it() -> Result<()> {
     on_node("egress", "", |node| {
@@ -123,7 +140,8 @@ fn a_forbidden_connect_is_refused_seen_and_freezes_the_run_until_an_operator_tha
         let frozen_by_owner = node.ctl_as(NOBODY, ["freeze", "leaver", "--reason", "I want to look", "-o", "json"])?;
         ensure!(frozen_by_owner.expect(0)?.json()?["verdict"] == "proved");
         ensure!(frozen(run.cgroup())?, "not frozen");
-        node.ctl(["thaw", "leaver", "--reason", "enough"])?.expect(0)?;
+        owner_thaws_own_freeze_only(node, "leaver")?;
+        ensure!(!frozen(run.cgroup())?, "not thawed");
         std::fs::write(&stage, "done")?;
         ensure!(run.ends()?.success());
         node.ctl(["kill", "others", "--reason", "the test is over"])?.expect(0)?;

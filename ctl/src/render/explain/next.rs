@@ -25,17 +25,19 @@ impl Page<'_> {
         }
         let after = notes::after_thaw(incident.opened_by().decision);
         if live && contained {
-            if self.may_act {
+            if self.may.thaw {
                 let thaw = match &after {
                     Some(notes::AfterThaw::FrozenAgain(_)) => "DOES NOT HELP: see below",
                     Some(notes::AfterThaw::Disarmed(_)) => "let the run continue WITHOUT THE RULE: see below",
                     None => "let the run continue (removes freeze, latch and block)",
                 };
                 lines.push((format!("failsafectl thaw {run} --reason TEXT"), thaw));
-                lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
+                if self.may.kill {
+                    lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
+                }
             } else {
                 let ask = "ask root or the administrators' group to thaw or kill it";
-                lines.push((ask.to_owned(), "the owner of a run may not"));
+                lines.push((ask.to_owned(), "you may not"));
             }
         }
         for undo in notes::undo_cordons(incident) {

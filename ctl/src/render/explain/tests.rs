@@ -20,7 +20,7 @@ fn with<T>(log: &Log, may_act: bool, show: impl FnOnce(&Page<'_>) -> T) -> T {
     show(&Page {
         incident: &incident,
         others: &others,
-        may_act,
+        may: May { thaw: may_act, kill: may_act },
         blocked: false,
         zone: &TimeZone::UTC,
         paint: Paint::plain(),

@@ -43,6 +43,11 @@ fn by_user(n: u32, actions: &[Action]) -> Decision {
     decision(n, Cause::Operator(request), actions)
 }
 
+fn by_owner(n: u32, actions: &[Action]) -> Decision {
+    let request = Request { actor: user(), role: "owner".into(), reason: "x".into() };
+    decision(n, Cause::Operator(request), actions)
+}
+
 fn outcome(n: u32, action: Action, verdict: Verdict) -> Outcome {
     Outcome {
         decision: DecisionId { run: run(), n },
@@ -64,13 +69,63 @@ fn a_step_has_since_when_by_whom_and_what_was_proved() {
     let missing = vec!["pid 7 in D".to_owned()];
     c.came_out(&outcome(3, Action::Freeze, Verdict::Partial(missing.clone())));
     let [step] = c.steps() else { panic!("{c:?}") };
-    let since = Desired { since: MonoTime(3), decision: Some(DecisionId { run: run(), n: 3 }), actor: user() };
+    let decision = Some(DecisionId { run: run(), n: 3 });
+    let since = Desired { since: MonoTime(3), decision, actor: user(), others: true };
     assert_eq!((step.measure, step.desired.as_ref()), (Measure::Freeze, Some(&since)));
     let result = step.result.as_ref().unwrap();
     assert_eq!((&result.verdict, result.at), (&Verdict::Partial(missing), MonoTime(103)));
     assert_eq!(c.state(), ContainmentState::Partial);
     c.came_out(&outcome(3, Action::Freeze, Verdict::Proved));
     assert_eq!(c.state(), ContainmentState::Frozen);
+}
+
+#[test]
+fn a_freeze_of_the_owner_is_its_own_until_anybody_else_orders_one() {
+    let frozen_by_owner = || {
+        let mut c = Containment::default();
+        c.decided(&by_owner(1, &[Action::Freeze]));
+        assert!(c.is_ordered_by_owner_alone());
+        c
+    };
+    assert!(!Containment::default().is_ordered_by_owner_alone(), "it is not frozen");
+    let foreign_thaw = Cause::Upkeep { what: Upkeep::ForeignThaw };
+    let others = [
+        by_user(2, &[Action::Freeze]),
+        by_user(2, &[Action::Kill]),
+        by_rule(2, &[Action::Freeze]),
+        by_rule(2, &[Action::Block]),
+        decision(2, foreign_thaw, &[Action::Freeze]),
+    ];
+    for other in others {
+        let mut c = frozen_by_owner();
+        c.decided(&other);
+        c.decided(&by_owner(3, &[Action::Freeze]));
+        assert!(!c.is_ordered_by_owner_alone(), "{other:?}");
+    }
+    let mut c = frozen_by_owner();
+    c.decided(&by_rule(2, &[Action::Notify]));
+    assert!(c.is_ordered_by_owner_alone(), "nothing was ordered");
+    c.others_want_it_frozen();
+    assert!(!c.is_ordered_by_owner_alone());
+    let mut first_by_rule = Containment::default();
+    first_by_rule.decided(&by_rule(1, &[Action::Freeze]));
+    first_by_rule.decided(&by_owner(2, &[Action::Freeze]));
+    assert!(!first_by_rule.is_ordered_by_owner_alone());
+}
+
+#[test]
+fn who_ordered_a_freeze_is_not_known_after_a_restart_or_a_failed_thaw_or_in_an_old_file() {
+    let mut c = Containment::default();
+    c.decided(&by_owner(1, &[Action::Freeze]));
+    let held = Contained { frozen: true, ..Contained::default() };
+    assert!(!c.clone().found(held, true, MonoTime(9)).is_ordered_by_owner_alone());
+    let mut json = serde_json::to_value(&c).unwrap();
+    assert!(serde_json::from_value::<Containment>(json.clone()).unwrap().is_ordered_by_owner_alone());
+    json["steps"][0]["desired"].as_object_mut().unwrap().remove("others").unwrap();
+    assert!(!serde_json::from_value::<Containment>(json).unwrap().is_ordered_by_owner_alone());
+    c.decided(&by_owner(2, &[Action::Thaw]));
+    c.came_out(&outcome(2, Action::Thaw, Verdict::Failed("EIO".into())));
+    assert!(c.is_frozen() && !c.is_ordered_by_owner_alone());
 }
 
 #[test]

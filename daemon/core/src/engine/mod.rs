@@ -104,6 +104,11 @@ impl State {
         self.runs.get(&id).map(RunState::containment)
     }
 
+    /// Whether the owner of the run alone has it contained, and nothing else would.
+    pub fn is_ordered_by_owner_alone(&self, id: RunId) -> bool {
+        self.containment(id).is_some_and(Containment::is_ordered_by_owner_alone)
+    }
+
     /// The live runs that have GPUs: what comes of a GPU concerns no other run.
     pub fn on_gpus(&self) -> impl Iterator<Item = RunId> + '_ {
         self.on_gpus.iter().copied()

@@ -117,7 +117,9 @@ impl RunState {
         }
         for (what, because) in std::mem::take(&mut self.held_back) {
             let stands = what != Upkeep::Blind || self.is_blind();
-            if stands && !self.containment.is_frozen() {
+            if stands && self.containment.is_frozen() {
+                self.containment.others_want_it_frozen();
+            } else if stands {
                 let because = Because { at, ..because };
                 self.decide(
                     Cause::Upkeep { what },

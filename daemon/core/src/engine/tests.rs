@@ -162,8 +162,12 @@ impl Bench {
     }
 
     fn control(&mut self, ms: u64, command: Command) -> Vec<Decision> {
+        self.control_as("admin", ms, command)
+    }
+
+    fn control_as(&mut self, role: &str, ms: u64, command: Command) -> Vec<Decision> {
         self.seq += 1;
-        let (role, reason) = ("admin".to_owned(), "because".to_owned());
+        let (role, reason) = (role.to_owned(), "because".to_owned());
         self.feed(Input::Control(Control {
             seq: self.seq,
             at: at(ms),

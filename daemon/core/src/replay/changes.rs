@@ -6,7 +6,7 @@ use crate::{input::Run, policy::Policy, signal::Kind};
 
 /// The engine of this source. A recording has the number of the engine that decided; those without one have that of their format
 /// version.
-pub const ENGINE: u32 = 13;
+pub const ENGINE: u32 = 14;
 
 /// One change of what is decided.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use super::RunState;
 use crate::{
-    actor::Request,
+    actor::{OWNER, Request},
     decision::{
         Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Observation, Outcome, Severity, Upkeep,
         Verdict,
@@ -14,6 +14,8 @@ use crate::{
     time::MonoTime,
 };
 
+/// The first engine in which a thaw of the run's owner leaves its rules as they are. Before, no owner could thaw.
+const OWNER_THAWS: u32 = 14;
 /// A failed containment is decided again this often before it is left to people.
 const RETRIES: u32 = 3;
 
@@ -85,6 +87,7 @@ impl RunState {
             }
             Event::Latched => {
                 if self.containment.is_frozen() {
+                    self.containment.others_want_it_frozen();
                     return;
                 }
                 let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
@@ -103,7 +106,9 @@ impl RunState {
             }
             Event::Drift { since, .. } => {
                 let holds = policy.on_drift == OnDrift::Hold && *since == DriftSince::Predecessor;
-                if holds && !self.containment.is_frozen() {
+                if holds && self.containment.is_frozen() {
+                    self.containment.others_want_it_frozen();
+                } else if holds {
                     let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
                     self.decide(Cause::Upkeep { what: Upkeep::Drift }, actions, Because::certain(seen), out);
                 }
@@ -146,7 +151,9 @@ impl RunState {
             mode: Mode::Enforce,
         };
         self.decide(cause, actions, because, out);
-        if control.command == Command::Thaw {
+        // What a rule waits for is not put off by a thaw of the owner: no rule froze the run, and nobody else looked at it.
+        let of_owner = control.role == OWNER && !self.is_as_engine_before(OWNER_THAWS);
+        if control.command == Command::Thaw && !of_owner {
             self.rearm(policy, control.at);
         }
     }
@@ -224,6 +231,9 @@ impl RunState {
             policy: self.policy,
         };
         self.containment.decided(&decision);
+        if !self.held_back.is_empty() {
+            self.containment.others_want_it_frozen();
+        }
         if decision.mode == Mode::Enforce && decision.actions.contains(&Action::Thaw) {
             self.thawed();
         }

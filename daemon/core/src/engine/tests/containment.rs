@@ -2,7 +2,11 @@
 //! across restarts.
 
 use super::*;
-use crate::{containment::Containment, decision::Proof};
+use crate::{
+    containment::Containment,
+    decision::Proof,
+    event::{DriftSince, FactorClass},
+};
 
 /// An engine, and the containment as the next daemon would read it from the log.
 struct Pair {
@@ -120,4 +124,54 @@ proptest! {
             prop_assert_eq!(p.bench.state.run(p.bench.run), replayed.bench.state.run(p.bench.run));
         }
     }
+}
+
+/// Whether the owner of the run may thaw it, and its freeze stays its own.
+fn is_of_owner(b: &Bench) -> bool {
+    b.state.is_ordered_by_owner_alone(b.run)
+}
+
+#[test]
+fn what_is_not_decided_because_the_owner_froze_the_run_counts_as_an_order_of_others() {
+    let policy = "[policy]\nname = \"p\"\nowner = \"o\"\non_blind = \"freeze\"\non_drift = \"hold\"\n";
+    let drifts = |since| {
+        let (path, old, new) = ("run/cpu/list".to_owned(), Some("a".into()), Some("b".into()));
+        Event::Drift { path, old, new, class: FactorClass::Result, since }
+    };
+    for (event, others) in [
+        (Event::Latched, true),
+        (drifts(DriftSince::Predecessor), true),
+        (drifts(DriftSince::Earlier), false),
+        (Event::ForeignThaw { levels: 1 }, true),
+    ] {
+        let mut b = Bench::with(policy);
+        b.control_as("owner", 1, Command::Freeze);
+        assert!(is_of_owner(&b));
+        b.event(2, event.clone());
+        assert_eq!(is_of_owner(&b), !others, "{event:?}");
+    }
+    // What observe mode holds back is done when it ends: a thaw in between must not drop it.
+    let mut b = Bench::with(policy);
+    b.feed(Input::Mode { run: b.run, mode: Mode::Observe, at: at(1) });
+    b.event(2, Event::Latched);
+    b.control_as("owner", 3, Command::Freeze);
+    assert!(!is_of_owner(&b));
+}
+
+#[test]
+fn a_thaw_of_the_owner_puts_off_no_rule() {
+    let text = "[policy]\nname = \"p\"\nowner = \"o\"\n[[rule]]\nid = \"r\"\nrationale = \"x\"\n\
+                when = { signal = \"metric.loss\", above = 50.0, rearm = \"after 5m\" }\nactions = [\"freeze\"]\n";
+    let again = |b: &mut Bench, role: &str| {
+        assert_eq!(b.loss(1, 100.0).len(), 1);
+        b.control(2, Command::Thaw);
+        b.control_as("owner", 200_000, Command::Freeze);
+        b.control_as(role, 200_001, Command::Thaw);
+        b.loss(300_002, 100.0).len()
+    };
+    let mut b = Bench::with(text);
+    assert_eq!(again(&mut b, "owner"), 1, "5 minutes after the thaw of the administrator");
+    assert_eq!(again(&mut Bench::with(text), "admin"), 0, "5 minutes after the second thaw");
+    // Earlier engines did not tell one from the other.
+    assert!(b.replay(13).replayed.len() < b.replay(crate::replay::ENGINE).replayed.len());
 }
