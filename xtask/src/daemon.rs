@@ -109,6 +109,11 @@ impl Daemon {
         &self.bpffs
     }
 
+    /// The cgroup below which it makes runs.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()

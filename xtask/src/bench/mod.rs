@@ -26,6 +26,7 @@ mod report;
 mod restart;
 mod run;
 mod sink;
+mod soak;
 mod statistics;
 
 use crate::{interrupt, setup, shell};
@@ -42,6 +43,9 @@ pub struct Args {
     /// Seconds over which `gpu` takes CPU time
     #[arg(long, default_value_t = 15)]
     window: u64,
+    /// Runs that `soak` starts
+    #[arg(long, default_value_t = 100_000)]
+    runs: usize,
     /// Use the debug build, whose figures say nothing: only to try the bench itself
     #[arg(long)]
     debug: bool,
@@ -77,6 +81,8 @@ enum Name {
     Discover,
     /// Queries of the interface over the unix socket and by TLS beside a hello-world, watchers, and freezes under that load
     Api,
+    /// Memory, descriptors, threads, pins and cgroups of the daemon over many short runs
+    Soak,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
@@ -130,6 +136,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Core => core::run(args)?,
         Name::Detectors => detectors::run(args)?,
         Name::ReplayDay => replay_day::run(args)?,
+        Name::Soak => soak::run(args)?,
     };
     report.print();
     Ok(())
