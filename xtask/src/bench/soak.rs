@@ -6,7 +6,7 @@ use crate::{
     daemon::{Daemon, Options},
     interrupt,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::{
     fs,
     path::Path,
@@ -118,7 +118,9 @@ fn start(daemon: &Daemon, policy: &Path, runs: std::ops::Range<usize>) -> Result
     };
     thread::scope(|scope| {
         let starters: Vec<_> = (0..STARTERS).map(|_| scope.spawn(work)).collect();
-        starters.into_iter().try_for_each(|starter| starter.join().expect("a starter panicked"))
+        starters
+            .into_iter()
+            .try_for_each(|starter| starter.join().unwrap_or_else(|_| Err(anyhow!("a starter panicked"))))
     })
 }
 
