@@ -3,12 +3,14 @@
 pub mod claims;
 mod durable;
 mod open_runs;
+mod orders;
 mod quota;
 mod tally;
 mod unlisted;
 mod vouch;
 
 pub use durable::{DurableSearch, damaged};
+pub use orders::LoggedOrders;
 pub use quota::{Budget, Spent};
 pub use tally::Tallying;
 pub use vouch::{Vouch, default_name, rotate, wrong_name};
@@ -35,7 +37,8 @@ pub(crate) use open_runs::OpenRuns;
 use quota::{Class, Meter};
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -44,6 +47,9 @@ const FOLDER: &str = "audit";
 
 /// The field of the first entry of a file with the runs that are open: started in the boot of the entry, and not ended.
 pub(crate) const OPEN_RUNS: &str = "open_runs";
+
+/// An order waits at most this long until its entry is durable.
+const DURABLE: Duration = Duration::from_secs(10);
 
 /// A finding: nothing is left to compare the log with, but runs.
 const EMPTIED: &str = "the audit log is empty or was deleted, though the state folder has runs";
@@ -65,6 +71,7 @@ pub struct Log {
     meter: Arc<Mutex<Meter>>,
     live: Arc<OnceLock<LiveRuns>>,
     open_runs: Arc<OpenRuns>,
+    orders: orders::Current,
     tallying: Arc<Tallying>,
 }
 
@@ -100,6 +107,7 @@ impl LogOwner {
         let known = heads.iter().any(|head| head.exists());
         let mut layout = Layout { heads, retention: bounds.retention, ..Layout::default() };
         let (live, open_runs): (Arc<OnceLock<LiveRuns>>, Arc<OpenRuns>) = Default::default();
+        let orders = orders::Current::default();
         let dir = &state_dir.join(FOLDER);
         let mut findings = Vec::new();
         if let Some(vouch) = &vouch {
@@ -116,9 +124,11 @@ impl LogOwner {
             });
             let known = live.clone();
             let live = Box::new(move || Some(known.get()?().iter().map(RunId::to_string).collect()));
-            let open = open_runs.clone();
+            let (open, ordered) = (open_runs.clone(), orders.clone());
             let statement: Statement = Box::new(move || {
-                open.list().map(|runs| (OPEN_RUNS.to_owned(), serde_json::json!(runs))).into_iter().collect()
+                let runs = open.list().map(|runs| (OPEN_RUNS.to_owned(), serde_json::json!(runs)));
+                let orders = ordered.get().map(|orders| (orders::ORDERS.to_owned(), serde_json::json!(orders)));
+                runs.into_iter().chain(orders).collect()
             });
             let (signing, heartbeat) =
                 (vouch.as_ref().map(Vouch::signing), vouch.as_ref().map(|vouch| vouch.heartbeat));
@@ -169,6 +179,7 @@ impl LogOwner {
             meter: Arc::new(Mutex::new(Meter::new(bounds.budget, clock::monotonic_ns()))),
             live,
             open_runs,
+            orders,
             tallying: Arc::default(),
         };
         if emptied {
@@ -186,7 +197,7 @@ impl LogOwner {
     pub fn close(self) {
         let limited = self.log.meter().summaries(clock::monotonic_ns(), true);
         limited.into_iter().for_each(|limited| self.log.limited(limited));
-        if let Err(error) = self.writer.shutdown(std::time::Duration::from_secs(5)) {
+        if let Err(error) = self.writer.shutdown(Duration::from_secs(5)) {
             tracing::error!(%error, "audit log closed with records lost");
         }
     }
@@ -223,6 +234,20 @@ impl Log {
         self.record_at_then(self.stamp(), record, run, incident, then);
     }
 
+    /// Records something, and waits until that is durable.
+    ///
+    /// # Errors
+    /// It was not within [`DURABLE`]; it may become so later.
+    pub fn record_durably(&self, record: &Record, run: Option<RunId>) -> Result<(), String> {
+        let (done, durable) = mpsc::sync_channel(1);
+        self.record_then(record, run, None, move |result| drop(done.send(result)));
+        match durable.recv_timeout(DURABLE) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the audit log did not answer within {} s", DURABLE.as_secs())),
+        }
+    }
+
     /// As [`Log::record_then`], of something that was at `stamp`.
     pub fn record_at_then(
         &self,
@@ -254,6 +279,7 @@ impl Log {
             let reserved = quota::class(record) != Class::Ordinary;
             let (tallying, open_runs) = (self.tallying.clone(), self.open_runs.clone());
             open_runs.note(record);
+            self.orders.note(record);
             let ends = run.filter(|_| matches!(record, Record::RunEnded { .. }));
             self.handle.submit_prepared(&draft, prepared, reserved, move |done| {
                 tallying.take_up();

@@ -6,6 +6,7 @@ mod evidence;
 mod gpus;
 mod kind;
 mod limited;
+mod orders;
 mod own;
 mod owner;
 
@@ -29,8 +30,10 @@ pub use end::{RecordingSeal, Suppressed, Unwatched};
 pub use evidence::{ProcessFacts, RuleText, Snapshot};
 pub use gpus::{FoundGpu, GpuBy};
 pub use limited::Limited;
+pub use orders::{BornOut, CanaryEntry, ObserveEntry, Orders};
 pub use owner::OwnerBy;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub enum Record {
         /// Sensors that are blind from the start, with the reason, and what was found amiss with the log. What NVML
         /// reports comes later, as [`Record::Nvml`]: the runs are watched again before it is waited for.
         blind: Vec<String>,
+        /// The orders that were in force by the entries before this one. None in entries of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        orders: Option<Orders>,
     },
     /// NVML's first answer after the daemon's start.
     Nvml {
@@ -55,6 +61,11 @@ pub enum Record {
     },
     /// The daemon stopped on purpose.
     DaemonStopped,
+    /// These files of the state folder are there. The next daemon reports one that it does not find.
+    StateFiles {
+        /// Their names in the state folder.
+        names: BTreeSet<String>,
+    },
     /// From here on what is decided is carried out, or only recorded, on the whole node or in the runs of one rule of discovery.
     Mode {
         /// `enforce` or `observe`.
@@ -125,6 +136,15 @@ pub enum Record {
         /// earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         frozen_ns: Option<u64>,
+    },
+    /// With what a run was started is stored from here on, for whoever starts it again.
+    StartKept {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// `sha256:HEX` of the stored file.
+        digest: String,
     },
     /// It became known which GPUs are a run's, or which are not.
     RunGpus {
@@ -256,6 +276,9 @@ pub enum Record {
         terms: Terms,
         /// What was seen.
         seen: Arms,
+        /// `sha256:HEX` of the secret by which runs are drawn. None in entries of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        draws_by: Option<String>,
         /// Who; the daemon, where the criteria decided.
         actor: Actor,
         /// Why: the criteria with their values, where they decided.

@@ -10,6 +10,7 @@ use crate::{
     platform::clock,
     policies,
     runs::canaries::{Decided, Kept, New, NotDone},
+    watchers::canary::{announce, promote_recorded, withdraw_announced},
 };
 use failsafe_core::{
     canary::{Arm, BadCriterion, Criterion, Finding, Stage, Terms},
@@ -107,8 +108,13 @@ fn start(
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| ErrorReason::Internal.status(format!("no random bytes: {error}")))?;
     let kept = Kept::begin(New { name, control, terms, secret, begun }, &policy);
-    context.registry.canaries().start(kept.clone(), policy).map_err(|why| not_done(&why))?;
-    context.log.record(&kept.record(), None, None);
+    let announce = |kept: &Kept| announce(&context.log, kept);
+    context.registry.canaries().start(kept.clone(), policy, announce).map_err(|why| {
+        if matches!(why, NotDone::Store(_)) {
+            withdraw_announced(&context.log, &kept);
+        }
+        not_done(&why)
+    })?;
     tracing::info!(policy = kept.name, candidate = kept.candidate_name, "a canary begins");
     Ok(shown(&kept))
 }
@@ -139,8 +145,7 @@ fn promote(context: &Context, asked: v1::DecideCanaryRequest, decided: Decided) 
         return Err(ErrorReason::OrderRefused
             .status(format!("the criteria are not met: {why}; promote with --force to do it all the same")));
     }
-    let kept = canaries.promote(&asked.name, decided).map_err(|why| not_done(&why))?;
-    context.log.record(&kept.record(), None, None);
+    let kept = promote_recorded(canaries, &context.log, &asked.name, decided).map_err(|why| not_done(&why))?;
     Ok(shown(&kept))
 }
 

@@ -10,7 +10,11 @@ use crate::{
         users,
     },
     runs::grants::grants,
-    watchers::{discover::gpus::alive::Alive, rollback::Counter},
+    watchers::{
+        discover::gpus::alive::Alive,
+        keep::{MISSING_CODE, STATE_CODE},
+        rollback::Counter,
+    },
 };
 use failsafe_core::{policy::assurance, time::Span};
 use failsafe_proto::v1::{CheckState, DoctorCheck, DrillProof};
@@ -47,6 +51,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     cgroups(context, &mut out);
     sensors(context, &mut out);
     log(context, &mut out);
+    state_folder(context, &mut out);
     access(context, &mut out);
     counter(context, &mut out);
     drills(context, &mut out);
@@ -299,6 +304,23 @@ fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
     for finding in context.log.findings() {
         let advice = found;
         out.push(check("log", "audit log at start", CheckState::Degraded, finding, advice));
+    }
+}
+
+/// Whether the state folder is as the daemon and the audit log know it.
+fn state_folder(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let (area, name) = ("log", "state folder");
+    let view = context.node_health.view();
+    let mut amiss =
+        view.node.reasons.iter().filter(|reason| [STATE_CODE, MISSING_CODE].contains(&reason.code.as_str()));
+    let first = amiss.next();
+    if first.is_none() {
+        out.push(works(area, name, context.config.state_dir.display().to_string()));
+    }
+    for reason in first.into_iter().chain(amiss) {
+        let advice = "find out who writes there; `failsafectl node reset-health` after that; docs/gpu-health.md#node";
+        let detail = format!("{}: {}", reason.code, reason.text);
+        out.push(check(area, name, CheckState::Degraded, detail, advice));
     }
 }
 

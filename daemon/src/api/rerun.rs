@@ -5,7 +5,8 @@
 //! Start (rerun_of) ─► policy from the store ─► compare ─► refused, or accepted with a reason ─► linked by lineage.json and the log
 //! ```
 //! Invariants: only an ended run of the same owner is started again, by who may see it; a difference that can change results, or the
-//! lack of what it takes to know, refuses the start unless a reason is given; both are compared again at the start itself.
+//! lack of what it takes to know, refuses the start unless a reason is given; both are compared again at the start itself; a command
+//! that is not as the audit log has it is given to nobody.
 
 use super::{
     Context,
@@ -14,10 +15,11 @@ use super::{
     connection::Maker,
     limits::Share,
     manifest,
-    runs::blocking,
+    runs::{blocking, deliver},
 };
 use crate::{
     attest::OwnGpus,
+    causes::chain,
     redact::REDACTED,
     runs::{
         FoundRun,
@@ -25,11 +27,13 @@ use crate::{
         started::{Said, Started},
         store::EndedRun,
     },
+    watchers::keep::{STATE_CODE, lasting},
 };
 use failsafe_attest::Fact;
 use failsafe_core::{
     GpuId, Policy, RunId,
     event::FactorClass,
+    health::Until,
     record::{FactorChange, Record},
 };
 use failsafe_proto::{ErrorReason, v1};
@@ -86,13 +90,14 @@ pub(super) async fn prepare(
 ) -> Result<v1::RerunPlan, Status> {
     let v1::PrepareRerunRequest { run, command, environment } = request;
     let of = ended(context, who, &run)?;
-    let started = started(context, &of).await?;
+    let (started, unproved) = started(context, &of).await?;
     let (log, id) = (context.log.path().to_owned(), of.run.id);
     let claims = context.work(share).read(share, move || manifest::claims(&log, id)).await??;
     let said = Said { command, environment: environment.into_iter().collect(), ..Said::default() };
     let asked = (!said.command.is_empty()).then_some(&started);
     let facts = facts(context, maker, (&of.run.gpus, &of.run.mig), &said).await?;
-    let (changes, unknown) = compared(context, &of, asked, facts).await?;
+    let (changes, mut unknown) = compared(context, &of, asked, facts).await?;
+    unknown.extend(unproved);
     let manifest = claims.manifest.map(|(manifest, _)| manifest.canonical());
     let manifest = manifest.transpose().map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
     // One that is not kept is refused at the start.
@@ -150,9 +155,10 @@ impl Again {
             let message = "the command or a variable has a redacted value: give the real one";
             return Err(ErrorReason::InvalidRequest.status(message));
         }
-        let started = started(context, &of).await?;
+        let (started, unproved) = started(context, &of).await?;
         let facts = facts(context, maker, (gpus, mig), said).await?;
-        let (changes, unknown) = compared(context, &of, Some(&started), facts).await?;
+        let (changes, mut unknown) = compared(context, &of, Some(&started), facts).await?;
+        unknown.extend(unproved);
         let decides = |change: &&FactorChange| change.class == FactorClass::Result;
         let mut open: Vec<String> = changes.iter().filter(decides).map(line).collect();
         open.extend(unknown.iter().map(|what| format!("not known: {what}")));
@@ -189,15 +195,36 @@ fn line(change: &FactorChange) -> String {
     format!("{} {} -> {}", change.path, value(&change.old), value(&change.new))
 }
 
-async fn started(context: &Arc<Context>, of: &EndedRun) -> Result<Started, Status> {
+/// With what a run was started, and what is not known of that.
+///
+/// # Errors
+/// It is not kept, or it is not as it was.
+async fn started(context: &Arc<Context>, of: &EndedRun) -> Result<(Started, Option<String>), Status> {
+    let refused = |why: String| {
+        let name = &of.run.name;
+        let id = of.run.id;
+        ErrorReason::RunNotRestartable.status(format!("run `{name}` ({id}) cannot be started again: {why}"))
+    };
     let (reader, id) = (context.clone(), of.run.id);
-    let read = blocking(move || Started::read(reader.registry.store(), id)).await?;
-    read.map_err(|why| {
-        ErrorReason::RunNotRestartable.status(format!(
-            "run `{}` ({id}) cannot be started again: with what it was started is not kept: {why}",
-            of.run.name
-        ))
-    })
+    let read = blocking(move || {
+        let started = Started::read(reader.registry.store(), id);
+        let started = started.map_err(|why| format!("with what it was started is not kept: {why}"))?;
+        let logged = started.is_as_logged(reader.log.path());
+        Ok((started, logged.map_err(|error| format!("the audit log cannot be read: {}", chain(&error)))?))
+    });
+    match read.await?.map_err(refused)? {
+        (started, Some(true)) => Ok((started, None)),
+        (started, None) => {
+            let what = "whether start.json is as it was: the audit log does not have its digest (an entry of an earlier version)";
+            Ok((started, Some(what.to_owned())))
+        }
+        (_, Some(false)) => {
+            let why = "start.json is not as the audit log has it: somebody changed it".to_owned();
+            let what = format!("start.json of run {id} is not as the audit log has it");
+            deliver(context, lasting(STATE_CODE, what, Until::Reset)).await?;
+            Err(refused(why))
+        }
+    }
 }
 
 /// The facts of the node, and of a start by this process.

@@ -120,13 +120,14 @@ impl v1::run_service_server::RunService for Runs {
         let (mut run, unclaimed) = start::start(&self.0, maker, wanted, repair, gate).await?;
         if let Ok(id) = run.id.parse::<RunId>() {
             let (context, name) = (self.0.clone(), run.name.clone());
-            let again = again.map(|again| again.record(id, name, &who));
+            let again = again.map(|again| again.record(id, name.clone(), &who));
             blocking(move || {
                 if let Some(record) = again {
                     context.log.record(&record, Some(id), None);
                 }
                 let attestor = &context.attestor;
                 let kept = Started::of(id, &with, &attestor.table, &attestor.worker.redact);
+                context.log.record(&kept.record(name), Some(id), None);
                 if let Err(error) = kept.keep(context.registry.store()) {
                     tracing::warn!(run = %id, error = error.chain(), "with what the run was started cannot be kept");
                 }

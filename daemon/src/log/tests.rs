@@ -322,3 +322,76 @@ fn a_durable_entry_that_is_damaged_is_an_error() {
     assert_eq!(damaged(&error), Some(end - 1));
     owner.close();
 }
+
+/// An order to observe, or its end.
+fn mode(until_ns: Option<i64>, begins: bool) -> Record {
+    Record::Mode {
+        mode: if until_ns.is_some() { Mode::Observe } else { Mode::Enforce },
+        rule: None,
+        until_ns,
+        reason: "rollout".into(),
+        actor: Actor::Daemon,
+        runs: 0,
+        failed: Vec::new(),
+        begins,
+    }
+}
+
+#[test]
+fn the_orders_of_earlier_daemons_are_read_from_the_last_entry_that_states_them() {
+    use failsafe_core::record::BornOut;
+    let folder = tempfile::tempdir().unwrap();
+    let open = || LogOwner::open(folder.path(), &folder.path().join("second"), "b", small(), None).unwrap().0;
+    let seal = |log: &Log| {
+        for bytes in [5 << 20, 1] {
+            let body = serde_json::json!({ "text": "x".repeat(bytes) });
+            log.submit(&Draft::new("test", log.stamp(), body)).wait(Duration::from_secs(60)).unwrap();
+        }
+    };
+    let in_force = |log: &Log| {
+        let logged = log.logged_orders();
+        (logged.orders.bear_out(7, "rollout", &Actor::Daemon), logged.may_lack)
+    };
+    let begins = |log: &Log| {
+        let (version, kernel) = ("1".to_owned(), "6".to_owned());
+        let started = Record::DaemonStarted { version, kernel, blind: Vec::new(), orders: log.orders() };
+        log.record_durably(&started, None).unwrap();
+    };
+    let owner = open();
+    assert_eq!(in_force(&owner.log()), (BornOut::No, false), "an empty log has no orders");
+    begins(&owner.log());
+    owner.log().record_durably(&mode(Some(7), true), None).unwrap();
+    owner.log().record_durably(&mode(Some(7), false), None).unwrap();
+    assert_eq!(in_force(&owner.log()), (BornOut::InForce, false));
+    // A file that begins with the order, and has no other entry about it.
+    seal(&owner.log());
+    owner.close();
+    let owner = open();
+    assert_eq!(in_force(&owner.log()), (BornOut::InForce, false));
+    begins(&owner.log());
+    owner.log().record_durably(&mode(None, false), None).unwrap();
+    owner.close();
+    let owner = open();
+    assert_eq!(in_force(&owner.log()), (BornOut::Ended, false));
+    owner.close();
+}
+
+#[test]
+fn the_orders_of_a_log_of_an_earlier_version_are_read_from_all_entries() {
+    use failsafe_core::record::BornOut;
+    let folder = tempfile::tempdir().unwrap();
+    let (owner, _) = LogOwner::open(folder.path(), &folder.path().join("second"), "b", small(), None).unwrap();
+    let log = owner.log();
+    // That daemon does not read the orders, and states none.
+    log.record_durably(&mode(Some(7), true), None).unwrap();
+    for n in 0..200 {
+        let gap = serde_json::json!({ "n": n });
+        log.submit(&Draft::new("daemon", log.stamp(), gap)).wait(Duration::from_secs(60)).unwrap();
+    }
+    let logged = log.logged_orders();
+    assert_eq!(logged.orders.bear_out(7, "rollout", &Actor::Daemon), BornOut::InForce);
+    assert!(!logged.may_lack, "nothing was removed");
+    let path = log.path().to_owned();
+    owner.close();
+    assert_eq!(orders::LoggedOrders::read(&path.with_file_name("none.log"), true), LoggedOrders::default());
+}

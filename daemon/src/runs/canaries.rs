@@ -5,16 +5,19 @@
 //! thread `canary`, each second: what watched runs did ─► counts ─► criteria ─► promote, withdraw ─► disk
 //! ```
 //! Invariants: a run gets the candidate only while the file of the name is the one that the canary began beside; what cannot be read or
-//! stored gives nobody the candidate; a withdrawal takes effect before it is stored, everything else after; a run keeps its policy.
+//! stored, and what the audit log does not bear out, gives nobody the candidate; a withdrawal takes effect before it is stored,
+//! everything else after it is recorded and stored; a run keeps its policy.
 
 mod kept;
 
 pub use kept::{Decided, Kept, New};
 
 use super::LiveRun;
+use crate::log::LoggedOrders;
 use failsafe_core::{
-    Mode, Policy, PolicyDigest, RunId,
+    Actor, Mode, Policy, PolicyDigest, RunId,
     canary::{Arms, Finding, LABEL, Side, Stage, draw},
+    record::Record,
     time::Span,
 };
 use std::{
@@ -89,7 +92,7 @@ pub enum NotDone {
     /// There are too many.
     #[error("limit `canaries`: this node has {MOST} canaries that are not over: withdraw one")]
     Most,
-    /// It could not be stored.
+    /// It could not be recorded or stored.
     #[error("{0}")]
     Store(String),
 }
@@ -155,6 +158,63 @@ impl Canaries {
         Canaries { folder, known: Mutex::new(known), disk: Mutex::default() }
     }
 
+    /// Holds what the files have against the audit log. No canary gives the candidate to more runs than the log has it. What differs, in
+    /// words, and what is to be recorded so that the log has how each canary stands now.
+    pub fn borne_out_by(&self, logged: &LoggedOrders) -> (Vec<String>, Vec<Record>) {
+        let (mut differs, mut records) = (Vec::new(), Vec::new());
+        let mut known = self.known();
+        let Known { all, unreadable, .. } = &mut *known;
+        for (name, one) in all.iter_mut() {
+            let said = match logged.orders.canary(name) {
+                Some(entry) => one.kept.borne_out_by(entry),
+                None if one.kept.stage.is_over() => Ok(None),
+                None if logged.may_lack => Ok(Some(
+                    "it is accepted although the audit log does not have it: the log was begun by an earlier version, and its \
+                     beginning was removed"
+                        .to_owned(),
+                )),
+                None => Err("it is not in the audit log".to_owned()),
+            };
+            match said {
+                Ok(None) => {}
+                Ok(Some(what)) => {
+                    one.stored = false;
+                    records.push(one.kept.record());
+                    differs.push(format!("the canary of policy `{name}`: {what}"));
+                }
+                Err(why) => {
+                    differs.push(format!("the canary of policy `{name}` does not count: {why}"));
+                    unreadable.insert(name.clone(), why);
+                }
+            }
+        }
+        all.retain(|name, _| !unreadable.contains_key(name));
+        for (name, entry) in logged.orders.canaries() {
+            if all.contains_key(name) || unreadable.contains_key(name) {
+                continue;
+            }
+            let reason = format!(
+                "its file is missing: it was {} by the audit log, and new runs get the policy in force",
+                entry.stage
+            );
+            differs.push(format!("the canary of policy `{name}`: {reason}"));
+            records.push(Record::Canary {
+                name: name.clone(),
+                canary: entry.canary.clone(),
+                stage: Stage::Over,
+                control: entry.control,
+                candidate: entry.candidate,
+                candidate_name: entry.candidate_name.clone(),
+                terms: entry.terms.clone(),
+                seen: Arms::default(),
+                draws_by: entry.draws_by.clone(),
+                actor: Actor::Daemon,
+                reason,
+            });
+        }
+        (differs, records)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,11 +276,16 @@ impl Canaries {
         }
     }
 
-    /// Begins a canary.
+    /// Begins a canary. `announce` records it, and returns when that is durable: a file without an entry does not count at the next start.
     ///
     /// # Errors
     /// [`NotDone`].
-    pub fn start(&self, kept: Kept, policy: Policy) -> Result<(), NotDone> {
+    pub fn start(
+        &self,
+        kept: Kept,
+        policy: Policy,
+        announce: impl FnOnce(&Kept) -> Result<(), String>,
+    ) -> Result<(), NotDone> {
         let _disk = self.disk();
         let gives_way = {
             let known = self.known();
@@ -233,6 +298,7 @@ impl Canaries {
             let full = known.all.len() >= MOST && !known.all.contains_key(&kept.name);
             if full { Some(oldest.ok_or(NotDone::Most)?) } else { None }
         };
+        announce(&kept).map_err(NotDone::Store)?;
         kept::write(&self.folder, &kept, Some(&policy)).map_err(NotDone::Store)?;
         let candidates = {
             let mut known = self.known();
@@ -250,11 +316,16 @@ impl Canaries {
         Ok(())
     }
 
-    /// All new runs of the name get the candidate.
+    /// All new runs of the name get the candidate. `announce` is as for [`Canaries::start`].
     ///
     /// # Errors
     /// [`NotDone`].
-    pub fn promote(&self, name: &str, decided: Decided) -> Result<Kept, NotDone> {
+    pub fn promote(
+        &self,
+        name: &str,
+        decided: Decided,
+        announce: impl FnOnce(&Kept) -> Result<(), String>,
+    ) -> Result<Kept, NotDone> {
         let _disk = self.disk();
         let mut kept = self.get(name)?;
         if kept.stage != Stage::Running {
@@ -262,6 +333,7 @@ impl Canaries {
             return Err(NotDone::Stage { name, stage, expected: "expected one that is running" });
         }
         kept.decide(Stage::Promoted, decided.clone());
+        announce(&kept).map_err(NotDone::Store)?;
         kept::write(&self.folder, &kept, None).map_err(NotDone::Store)?;
         let mut known = self.known();
         let Some(one) = known.all.get_mut(name).filter(|one| one.kept.stage == Stage::Running) else {

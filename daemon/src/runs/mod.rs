@@ -46,6 +46,7 @@ pub mod retain;
 mod retire;
 pub mod start;
 pub mod started;
+pub mod state_files;
 pub mod statements;
 pub mod stopped;
 pub mod store;

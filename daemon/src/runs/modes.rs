@@ -4,17 +4,18 @@
 //! Owns the order, and its file `mode.json` in the state folder: it survives restarts and ends by itself. Invariants: whoever makes the
 //! runs fewer that are bounded does so for a bounded time, by the wall clock and by the clock of the boot, whichever is over first, also
 //! over a reboot: the time of the file says how far the wall clock had come, and the rest counts by the clock of the new boot; its end
-//! needs no disk; an order that cannot be read, or that was given in the future, does not count; a run of a rule that the
-//! configuration lacks is bounded as the node says.
+//! needs no disk; an order that cannot be read, that was given in the future, or that is not in force by the audit log, does not count; a
+//! run of a rule that the configuration lacks is bounded as the node says.
 
 use super::{
     disk::{Disk, Files},
     store::write_json,
 };
-use crate::{causes::chain, platform::clock};
+use crate::{causes::chain, log::LoggedOrders, platform::clock};
 use failsafe_core::{
     Actor, Mode,
     discover::{LABEL, Labels, Rules},
+    record::BornOut,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -110,6 +111,8 @@ pub struct Modes {
     temporary: Mutex<Option<Temporary>>,
     /// An order was found that had ended while no daemon ran.
     found_over: Option<Temporary>,
+    /// Why an order does not count that the file or the audit log has; for the record.
+    dropped: Option<String>,
     /// The file has an order that is over.
     stale: AtomicBool,
 }
@@ -143,7 +146,41 @@ impl Modes {
         let rules = rules.iter().map(|rule| (rule.name.clone(), rule.mode)).collect();
         let stale = AtomicBool::new(found_over.is_some());
         let (file, boot_id, temporary) = (Some(file), now.boot_id.clone(), Mutex::new(holds));
-        (Modes { node, rules, file, boot_id, disk: Mutex::default(), temporary, found_over, stale }, wrong)
+        let disk = Mutex::default();
+        (Modes { node, rules, file, boot_id, disk, temporary, found_over, dropped: None, stale }, wrong)
+    }
+
+    /// Holds what the file has against the audit log. An order that is not in force by the log does not count: policies are enforced,
+    /// and the file is removed later. The text is what differs.
+    #[must_use]
+    pub fn borne_out_by(mut self, logged: &LoggedOrders, now: &Moment) -> (Modes, Option<String>) {
+        let found = self.temporary().or_else(|| self.found_over.clone());
+        let Some(order) = found else {
+            let missing = logged.orders.observe().filter(|order| order.until_ns > now.wall_ns && self.file.is_some());
+            self.dropped = missing.map(|_| {
+                "mode.json is missing, or cannot be read: it had an order to observe that is in force by the audit log; \
+                 policies are enforced"
+                    .to_owned()
+            });
+            let text = self.dropped.clone();
+            return (self, text);
+        };
+        let text = match logged.orders.bear_out(order.until_ns, &order.reason, &order.actor) {
+            BornOut::InForce => return (self, None),
+            BornOut::No if logged.may_lack && !logged.orders.know_observe() => {
+                let text = "the order to observe in mode.json is accepted although the audit log does not have it: the \
+                            log was begun by an earlier version, and its beginning was removed";
+                return (self, Some(text.to_owned()));
+            }
+            BornOut::Ended => {
+                "mode.json still had an order to observe that has ended by the audit log: it does not count"
+            }
+            BornOut::No => "mode.json had an order to observe that is not in force by the audit log: it does not count",
+        };
+        self.set(None);
+        (self.found_over, self.dropped) = (None, Some(format!("{text}; policies are enforced")));
+        let text = self.dropped.clone();
+        (self, text)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Temporary>> {
@@ -179,6 +216,11 @@ impl Modes {
     /// The order that an earlier daemon had and that ended while no daemon ran.
     pub fn found_over(&self) -> Option<&Temporary> {
         self.found_over.as_ref()
+    }
+
+    /// Why an order does not count that the file or the audit log has.
+    pub fn dropped(&self) -> Option<&str> {
+        self.dropped.as_deref()
     }
 
     /// Stores an order, which does not hold yet: see [`Modes::set`].
@@ -259,7 +301,10 @@ fn reached(file: &Path) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use failsafe_core::discover::{Preset, Rule};
+    use failsafe_core::{
+        discover::{Preset, Rule},
+        record::Record,
+    };
 
     fn rules() -> Rules {
         let rule = |name: &str, mode| Rule {
@@ -377,6 +422,51 @@ mod tests {
         set(later);
         modes.note_time();
         assert_eq!(reached(&file), later);
+    }
+
+    #[test]
+    fn an_order_counts_only_if_it_is_in_force_by_the_audit_log() {
+        let record = |until_ns, begins, reason: &str| Record::Mode {
+            mode: if until_ns.is_none() { Mode::Enforce } else { Mode::Observe },
+            rule: None,
+            until_ns,
+            reason: reason.into(),
+            actor: Actor::Daemon,
+            runs: 0,
+            failed: Vec::new(),
+            begins,
+        };
+        let announced = record(Some(20), true, "rollout");
+        let (done, over) = (record(Some(20), false, "rollout"), record(None, false, "enough"));
+        let other = record(Some(19), true, "rollout");
+        let cases: [(&[&Record], bool, bool, &str); 8] = [
+            (&[&announced], false, true, ""),
+            (&[&announced, &done], false, true, ""),
+            (&[], false, false, "not in force by"),
+            (&[], true, true, "accepted although"),
+            (&[&other], false, false, "not in force by"),
+            (&[&other], true, false, "not in force by"),
+            (&[&announced, &done, &over], false, false, "has ended by the audit log"),
+            (&[&announced, &done, &over], true, false, "has ended by the audit log"),
+        ];
+        for (records, may_lack, holds, text) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let now = at(15, 105);
+            let open = || Modes::open(Mode::Enforce, &rules(), folder.path(), &now).0;
+            let mut logged = LoggedOrders { may_lack, ..LoggedOrders::default() };
+            records.iter().for_each(|record| logged.orders.take(record));
+            give(&open());
+            let (modes, differs) = open().borne_out_by(&logged, &now);
+            let mode = if holds { Mode::Observe } else { Mode::Enforce };
+            assert_eq!((modes.node(), modes.dropped().is_some()), (mode, !holds), "{records:?}");
+            assert!(differs.as_deref().unwrap_or_default().contains(text) && differs.is_none() == text.is_empty());
+            modes.settle().unwrap();
+            assert_eq!(folder.path().join("mode.json").exists(), holds, "what does not count is removed");
+            let _removed = std::fs::remove_file(folder.path().join("mode.json"));
+            let (_, differs) = open().borne_out_by(&logged, &now);
+            let (_, later) = open().borne_out_by(&logged, &at(20, 110));
+            assert_eq!((differs.is_some(), later), (logged.orders.observe().is_some(), None), "the file is missing");
+        }
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! With what a run was started, for whoever starts it again: `runs/ID/start.json`.
 //!
 //! Invariants: secrets are redacted before anything is kept, and what was redacted is marked; of variables that the table of factors
-//! does not name, only the name is kept; the size is bounded, and what does not fit is not kept in part.
+//! does not name, only the name is kept; the size is bounded, and what does not fit is not kept in part; what is read counts only if its
+//! digest is in the audit log.
 
 use super::store::{Store, StoreError, read_json, write_json};
 use crate::redact::Redactor;
 use failsafe_attest::{Fact, Json, Known, Table};
-use failsafe_core::RunId;
+use failsafe_core::{RunId, record::Record};
+use failsafe_journal::{Filter, Query, Search, kind, search::SearchError};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// The version of the file's form.
 const FORMAT: u32 = 1;
@@ -99,6 +105,37 @@ impl Started {
     /// [`StoreError`].
     pub fn keep(&self, store: &Store) -> Result<(), StoreError> {
         write_json(&store.beside(self.run, STARTED), self)
+    }
+
+    /// Its entry in the audit log, which is written before the file.
+    pub fn record(&self, name: String) -> Record {
+        Record::StartKept { run: self.run, name, digest: self.digest() }
+    }
+
+    /// `sha256:HEX` of its content.
+    fn digest(&self) -> String {
+        let mut hash = Sha256::new_with_prefix(b"failsafe-start-v1\n");
+        // It holds text and numbers only.
+        hash.update(serde_json::to_vec(self).unwrap_or_default());
+        format!("sha256:{}", hex::encode(hash.finalize()))
+    }
+
+    /// Whether it is as it was when the run was started, by the audit log at `log`; `None`: the log does not have its digest.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn is_as_logged(&self, log: &Path) -> Result<Option<bool>, SearchError> {
+        let runs = Some([self.run.to_string()].into());
+        let filter = Filter { runs, kinds: vec![kind::RUN.to_owned()], ..Filter::default() };
+        let mut logged = None;
+        for entry in Search::open(log, Query { filter, ..Query::default() })? {
+            if let Ok(Record::StartKept { run, digest, .. }) = serde_json::from_value(entry?.body)
+                && run == self.run
+            {
+                logged = Some(digest);
+            }
+        }
+        Ok(logged.map(|logged| logged == self.digest()))
     }
 
     /// Reads what is kept of a run.
@@ -200,5 +237,26 @@ mod tests {
         let silent = run();
         Started::of(silent, &Said::default(), &table, &redact).keep(&store).unwrap();
         assert!(Started::read(&store, silent).unwrap_err().contains("did not say with what"));
+    }
+
+    #[test]
+    fn what_was_changed_since_the_start_is_seen_by_the_audit_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let bounds = crate::config::AuditLog::default().bounds();
+        let open = || crate::log::LogOwner::open(dir.path(), &dir.path().join("head"), "b", bounds, None).unwrap().0;
+        let (table, redact) = (Table::built_in().unwrap(), Redactor::default());
+        let [run, other] = [1, 2].map(|_| RunId(uuid::Uuid::now_v7()));
+        let started = Started::of(run, &said(&["train"]), &table, &redact);
+        let owner = open();
+        assert_eq!(started.is_as_logged(owner.log().path()).unwrap(), None);
+        owner.log().record(&Started::of(other, &said(&["x"]), &table, &redact).record("y".into()), Some(other), None);
+        owner.log().record_durably(&started.record("job".into()), Some(run)).unwrap();
+        assert_eq!(started.is_as_logged(owner.log().path()).unwrap(), Some(true));
+        let mut forged = started.clone();
+        forged.command = vec!["rm".into()];
+        assert_eq!(forged.is_as_logged(owner.log().path()).unwrap(), Some(false));
+        let moved = Started { run: other, ..started };
+        assert_eq!(moved.is_as_logged(owner.log().path()).unwrap(), Some(false), "of another run");
+        assert!(moved.is_as_logged(&dir.path().join("none").join("audit.log")).is_err());
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         Registry,
         canaries::Canaries,
         modes::{Modes, Moment},
+        state_files::StateFiles,
         store::Store,
     },
     sensors::ebpf::EventReader,
@@ -30,6 +31,10 @@ pub(super) struct Base {
     pub(super) log_owner: LogOwner,
     /// What was found wrong with the log, for the record of the start.
     pub(super) findings: Vec<String>,
+    /// In what the state folder differs from the log.
+    pub(super) changed: Vec<String>,
+    /// The files of the state folder, until a thread follows them.
+    pub(super) state_files: Option<StateFiles>,
     pub(super) registry: Arc<Registry>,
     /// The reader of the kernel's events, until its thread takes it.
     pub(super) reader: Option<EventReader>,
@@ -47,6 +52,7 @@ impl Base {
         let state_dir = &config.state_dir;
         std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
         let lock = StateLock::acquire(state_dir)?;
+        let state_files = StateFiles::open(state_dir);
         let boot_id = clock::boot_id(std::path::Path::new("/proc")).context("no boot id")?.to_string();
         let store = Store::open(state_dir)?;
         let keys = Arc::new(SigningKeys::open(state_dir, clock::wall_ns()));
@@ -70,15 +76,37 @@ impl Base {
             NodeMode::Enforce => Mode::Enforce,
             NodeMode::Observe => Mode::Observe,
         };
-        let (modes, wrong) = Modes::open(node_mode, &config.discover.0, state_dir, &Moment::now(&boot_id));
-        let findings: Vec<String> = findings.into_iter().chain(wrong).collect();
-        let registry =
-            Arc::new(Registry::new(root, kernel, store).with_modes(modes).with_canaries(Canaries::open(state_dir)));
+        let now = Moment::now(&boot_id);
+        let (modes, wrong) = Modes::open(node_mode, &config.discover.0, state_dir, &now);
+        let logged = log_owner.log().logged_orders();
+        let (modes, differs) = modes.borne_out_by(&logged, &now);
+        let canaries = Canaries::open(state_dir);
+        let (of_canaries, corrections) = canaries.borne_out_by(&logged);
+        let lacks = state_files.lacks(logged.orders.files());
+        let changed: Vec<String> = lacks.into_iter().chain(differs).chain(of_canaries).collect();
+        let findings: Vec<String> = findings.into_iter().chain(wrong).chain(changed.iter().cloned()).collect();
+        let registry = Arc::new(Registry::new(root, kernel, store).with_modes(modes).with_canaries(canaries));
         see_ebpf(&registry, &node);
         let tpm = Arc::new(NodeTpm::new(config.tpm.settings()));
         let counter = Arc::new(rollback::Shared::of(&config.tpm));
         let with_counter = config.tpm.counter && !config.tpm.disabled;
         let rollback = with_counter.then(|| Rollback::new(log_owner.log(), tpm.clone(), &boot_id, counter.clone()));
-        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys, tpm, counter, rollback })
+        let log = log_owner.log();
+        corrections.iter().for_each(|record| log.record(record, None, None));
+        Ok(Base {
+            _lock: lock,
+            log_owner,
+            findings,
+            changed,
+            state_files: Some(state_files),
+            registry,
+            reader,
+            node,
+            boot_id,
+            keys,
+            tpm,
+            counter,
+            rollback,
+        })
     }
 }

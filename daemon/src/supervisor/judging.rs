@@ -80,6 +80,10 @@ impl Judging {
         }
         let findings = log.findings().into_iter();
         early.extend(findings.map(|finding| keep::lasting(keep::AUDIT_LOG, finding, Until::Reset)));
+        let changed = std::mem::take(&mut base.changed);
+        if !changed.is_empty() {
+            early.push(keep::lasting(keep::STATE_CODE, changed.join("; "), Until::Reset));
+        }
 
         let (interval, gpus) = (Span::from_millis(config.sample_interval_ms), !config.nvml.disabled);
         let health = HealthStore::open(&config.state_dir, log.clone(), tables, gpus, interval)

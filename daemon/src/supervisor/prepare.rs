@@ -101,7 +101,7 @@ pub(super) fn record_start(log: &Log, node: &Mutex<NodeView>, findings: Vec<Stri
     }
     let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    log.record(&Record::DaemonStarted { version, kernel, blind }, None, None);
+    log.record(&Record::DaemonStarted { version, kernel, blind, orders: log.orders() }, None, None);
 }
 
 pub(super) fn record_nvml(log: &Log, node: &Mutex<NodeView>) {

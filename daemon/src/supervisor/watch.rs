@@ -59,7 +59,8 @@ pub(super) fn watch(
     let sampler = Sampler::new(registry.clone(), pipeline.clone(), config.sample_interval(), health.clone());
     threads.spawn_until_stop("sampler", move |stop| sampler.work(stop))?;
     let (log, boot_id) = (base.log_owner.log(), base.boot_id.clone());
-    let keeping = Keeping { registry: registry.clone(), log, pipeline: pipeline.clone(), boot_id };
+    let state_files = base.state_files.take();
+    let keeping = Keeping { registry: registry.clone(), log, pipeline: pipeline.clone(), boot_id, state_files };
     threads.spawn_until_stop("adoption", move |stop| keeping.work(stop))?;
     Ok(health)
 }

@@ -10,7 +10,7 @@ use crate::{
     policies::{NamedError, load},
     runs::{
         Registry,
-        canaries::{Decided, Kept, NotDone},
+        canaries::{Canaries, Decided, Kept, NotDone},
     },
     watchers::keep::NodeState,
 };
@@ -98,7 +98,8 @@ impl CanaryWatch {
             match finding {
                 Finding::Wait(_) => {}
                 Finding::Promote(why) => {
-                    self.decided(self.registry.canaries().promote(&name, by_daemon(why)));
+                    let promoted = promote_recorded(self.registry.canaries(), &self.log, &name, by_daemon(why));
+                    show(&promoted);
                 }
                 Finding::Withdraw(why) => self.withdraw(&name, Stage::Withdrawn, why),
             }
@@ -108,18 +109,10 @@ impl CanaryWatch {
     fn withdraw(&self, name: &str, stage: Stage, why: String) {
         let withdrawn = self.registry.canaries().withdraw(name, stage, by_daemon(why));
         // That it is not stored is in the node's health.
-        self.decided(withdrawn.map(|(kept, _unstored)| kept));
-    }
-
-    /// Records what was decided.
-    fn decided(&self, decided: Result<Kept, NotDone>) {
-        match decided {
-            Ok(kept) => {
-                let by = kept.decided.as_ref().map(|by| by.reason.as_str());
-                tracing::info!(policy = kept.name, stage = kept.stage.name(), by, "the criteria of a canary");
-                self.log.record(&kept.record(), None, None);
-            }
-            Err(why) => tracing::error!(%why, "the criteria of a canary"),
+        let withdrawn = withdrawn.map(|(kept, _unstored)| kept);
+        show(&withdrawn);
+        if let Ok(kept) = withdrawn {
+            self.log.record(&kept.record(), None, None);
         }
     }
 
@@ -138,6 +131,56 @@ impl CanaryWatch {
             };
             self.withdraw(&kept.name, Stage::Over, why);
         }
+    }
+}
+
+/// Records that a canary begins or is promoted, and waits until that is durable: without an entry, its file does not count at the next
+/// start of the daemon.
+///
+/// # Errors
+/// It could not be recorded.
+pub fn announce(log: &Log, kept: &Kept) -> Result<(), String> {
+    let recorded = log.record_durably(&kept.record(), None);
+    recorded.map_err(|why| format!("the canary cannot be recorded in the audit log: {why}"))
+}
+
+/// Records that a canary which was announced did not begin.
+pub fn withdraw_announced(log: &Log, kept: &Kept) {
+    if log.orders().is_some_and(|orders| orders.canary(&kept.name).is_some_and(|entry| entry.canary == kept.id)) {
+        let mut over = kept.clone();
+        over.stage = Stage::Over;
+        over.decided = Some(by_daemon("it could not be recorded or stored, and did not begin".to_owned()));
+        log.record(&over.record(), None, None);
+    }
+}
+
+/// Promotes the candidate of a name, which is on record first. If it is not carried out, that is recorded, too.
+///
+/// # Errors
+/// [`NotDone`].
+pub fn promote_recorded(canaries: &Canaries, log: &Log, name: &str, decided: Decided) -> Result<Kept, NotDone> {
+    let mut announced = false;
+    let promoted = canaries.promote(name, decided, |kept| {
+        announced = true;
+        announce(log, kept)
+    });
+    if promoted.is_err() && announced {
+        for mut kept in canaries.all().into_iter().filter(|kept| kept.name == name) {
+            kept.decided = Some(by_daemon("the promotion was not carried out".to_owned()));
+            log.record(&kept.record(), None, None);
+        }
+    }
+    promoted
+}
+
+/// Logs what the criteria came to.
+fn show(decided: &Result<Kept, NotDone>) {
+    match decided {
+        Ok(kept) => {
+            let by = kept.decided.as_ref().map(|by| by.reason.as_str());
+            tracing::info!(policy = kept.name, stage = kept.stage.name(), by, "the criteria of a canary");
+        }
+        Err(why) => tracing::error!(%why, "the criteria of a canary"),
     }
 }
 

@@ -12,11 +12,13 @@ use crate::{
     runs::{
         Registry,
         adopt::{Adopted, Pass},
+        state_files::StateFiles,
     },
 };
 use failsafe_core::{
     MonoTime,
     health::{Fact, Target, Until},
+    record::Record,
 };
 use std::{
     sync::{
@@ -31,12 +33,20 @@ pub const AUDIT_LOG: &str = "audit-log";
 
 /// How often the thread looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// In how many looks the state folder is looked at once.
+const LOOKS_AT_FILES: u32 = 3;
 /// The longest time between two tries.
 const SLOWEST: Duration = Duration::from_secs(60);
 /// The code of the node's reason of health while runs are guarded.
 pub const GUARDED_CODE: &str = "runs-not-judged";
 /// ... of a run's record that was found changed. It stays until somebody resets the health.
 pub const CHANGED_CODE: &str = "run-record-changed";
+
+/// ... of orders and commands of the state folder that are not as the audit log has them. It stays until somebody resets the health.
+pub const STATE_CODE: &str = "state-changed";
+
+/// ... while files of the state folder are missing.
+pub const MISSING_CODE: &str = "state-missing";
 
 /// ... while the kernel's programs are not pinned.
 pub const UNPINNED_CODE: &str = "not-pinned";
@@ -54,14 +64,17 @@ pub struct Keeping {
     pub pipeline: Sender,
     /// This boot's id.
     pub boot_id: String,
+    /// The files of the state folder.
+    pub state_files: Option<StateFiles>,
 }
 
 impl Keeping {
     /// Works until `stop`.
-    pub fn work(self, stop: &AtomicBool) {
+    pub fn work(mut self, stop: &AtomicBool) {
         let (mut wait, mut next) = (LOOK, Instant::now() + LOOK);
         let (mut guarded_state, mut pins) = (NodeState::new(GUARDED_CODE), NodeState::new(UNPINNED_CODE));
         let mut earlier = NodeState::new(UNRETIRED_CODE);
+        let (mut folder, mut looks) = (NodeState::new(MISSING_CODE), 0u32);
         while !stop.load(Ordering::Relaxed) {
             std::thread::park_timeout(LOOK);
             self.registry.mark_ends();
@@ -70,6 +83,11 @@ impl Keeping {
             self.registry.retire_early_again();
             self.report(&mut earlier, self.registry.unretired().as_deref().map(unretired_text));
             self.report(&mut guarded_state, self.registry.guarded_note());
+            if looks % LOOKS_AT_FILES == 0 {
+                let missing = self.look_at_files();
+                self.report(&mut folder, missing);
+            }
+            looks = looks.wrapping_add(1);
             let guarded = self.registry.guarded();
             if guarded.is_empty() {
                 continue;
@@ -93,6 +111,16 @@ impl Keeping {
             next = Instant::now() + wait;
             self.report(&mut guarded_state, self.registry.guarded_note());
         }
+    }
+
+    /// What is missing of the state folder. Which files it has is on record, for the next daemon.
+    fn look_at_files(&mut self) -> Option<String> {
+        let files = self.state_files.as_mut()?;
+        let missing = files.look();
+        if missing.is_none() && self.log.orders().is_some_and(|orders| orders.files() != files.known()) {
+            self.log.record(&Record::StateFiles { names: files.known().clone() }, None, None);
+        }
+        missing
     }
 
     fn report(&self, state: &mut NodeState, text: Option<String>) {

@@ -23,8 +23,6 @@ use tokio::sync::oneshot;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often what the kernel did not take is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// An order to observe waits at most this long for the audit log.
-const DURABLE: Duration = Duration::from_secs(10);
 /// The end of an order waits at most this long for the disk.
 const SETTLED: Duration = Duration::from_secs(2);
 /// While an order holds, its file is noted the time so often. Who sets the wall clock back before a reboot prolongs an order by less.
@@ -101,8 +99,8 @@ impl ModeSwitch {
         };
         settled.map_err(|why| {
             format!(
-                "the end of the order has taken effect and is not stored, which is tried again: if failsafed is restarted before, the \
-                 order holds again for the rest of its time: {why}"
+                "the end of the order has taken effect and is not stored, which is tried again; after a restart of failsafed the order \
+                 does not hold either, unless the audit log cannot be written: {why}"
             )
         })
     }
@@ -125,7 +123,6 @@ impl ModeSwitch {
 
     /// Records an order to observe, and waits until that is durable.
     fn announce(&self, until_ns: Option<i64>, reason: &str, actor: &Actor) -> Result<(), String> {
-        let (done, durable) = mpsc::sync_channel(1);
         let record = Record::Mode {
             mode: Mode::Observe,
             rule: None,
@@ -136,12 +133,7 @@ impl ModeSwitch {
             failed: Vec::new(),
             begins: true,
         };
-        self.log.record_then(&record, None, None, move |result| drop(done.send(result)));
-        let why = match durable.recv_timeout(DURABLE) {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("the audit log did not answer within {} s", DURABLE.as_secs()),
-        };
+        let Err(why) = self.log.record_durably(&record, None) else { return Ok(()) };
         let why = format!("the order cannot be recorded in the audit log: {why}");
         self.refused(reason, actor, &why);
         Err(why)
@@ -179,6 +171,9 @@ impl ModeSwitch {
         if let Some(order) = modes.found_over() {
             let reason = format!("an earlier order ended while no daemon ran: {}", order.reason);
             record(modes.node(), None, None, reason, order.actor.clone());
+        }
+        if let Some(why) = modes.dropped() {
+            record(modes.node(), None, None, why.to_owned(), Actor::Daemon);
         }
         for rule in rules.iter().filter(|rule| rule.mode == Mode::Observe) {
             let reason = "the configuration of the rule says `mode = \"observe\"`".into();

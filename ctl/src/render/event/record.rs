@@ -25,9 +25,13 @@ pub(super) fn record_summary(record: &Record) -> String {
             (Some(seen), _) => format!("NVML sees: {seen}"),
             (None, why) => format!("NVML is blind: {}", why.as_deref().unwrap_or("no reason given")),
         },
-        Record::DaemonStarted { version, kernel, blind } => {
+        Record::DaemonStarted { version, kernel, blind, .. } => {
             let blind = if blind.is_empty() { String::new() } else { format!("; blind: {}", blind.join("; ")) };
             format!("failsafed {version} started on kernel {kernel}{blind}")
+        }
+        Record::StateFiles { names } => {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            format!("the state folder has {}", names.join(", "))
         }
         Record::DaemonStopped => "failsafed stopped normally".to_owned(),
         Record::RunStarted { run, policy_name, broken, repair } => {
@@ -44,6 +48,7 @@ pub(super) fn record_summary(record: &Record) -> String {
                 run.policy.short()
             )
         }
+        Record::StartKept { name, digest, .. } => format!("the command of {name} is stored for rerun ({digest})"),
         Record::RunAdopted { run, found, .. } => {
             format!("{} re-adopted after a restart of the daemon: {found}", run.name)
         }

@@ -69,8 +69,12 @@ fn every_event_that_a_rule_saw_is_one_line() {
 fn every_kind_of_entry_is_one_line() {
     let mut log = contained();
     let partial = Verdict::Partial(vec!["pid 7 (D state)".into()]);
-    let daemon =
-        Record::DaemonStarted { version: "0.1.0".into(), kernel: "6.18".into(), blind: vec!["ebpf: no BTF".into()] };
+    let daemon = Record::DaemonStarted {
+        version: "0.1.0".into(),
+        kernel: "6.18".into(),
+        blind: vec!["ebpf: no BTF".into()],
+        orders: None,
+    };
     let target = Target::Gpu(failsafe_core::GpuId("GPU-5a".into()));
     let (by, why) = ("user 0 (admin)".to_owned(), "fan replaced".to_owned());
     let actor = Some(root());

@@ -24,10 +24,13 @@ impl Record {
     /// The entry's kind: what `failsafectl events` shows and filters by.
     pub fn kind(&self) -> &'static str {
         match self {
-            Record::DaemonStarted { .. } | Record::Nvml { .. } | Record::DaemonStopped | Record::RunsRemoved { .. } => {
-                "daemon"
-            }
+            Record::DaemonStarted { .. }
+            | Record::Nvml { .. }
+            | Record::DaemonStopped
+            | Record::StateFiles { .. }
+            | Record::RunsRemoved { .. } => "daemon",
             Record::RunStarted { .. }
+            | Record::StartKept { .. }
             | Record::RunAdopted { .. }
             | Record::RunEnded { .. }
             | Record::RunTotals { .. }

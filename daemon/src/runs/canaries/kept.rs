@@ -2,16 +2,20 @@
 //!
 //! The state names the candidate's digest: another content is not used. The secret is in the state, which only the daemon's user reads.
 
-use crate::runs::disk::{Disk, Files};
+use crate::{
+    platform::clock,
+    runs::disk::{Disk, Files},
+};
 use failsafe_core::{
     Actor, Policy, PolicyDigest, RunId,
     canary::{Arms, Side, Stage, Terms},
     discover::is_name,
-    record::Record,
+    record::{CanaryEntry, Record},
     time::Span,
 };
 use failsafe_journal::storage::folder::replace_synced;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -171,6 +175,45 @@ impl Kept {
         };
     }
 
+    /// The digest of the secret: it is in the audit log, which others may read.
+    fn draws_by(&self) -> String {
+        let mut hash = Sha256::new_with_prefix(b"failsafe-canary-secret-v1\n");
+        hash.update(self.secret);
+        format!("sha256:{}", hex::encode(hash.finalize()))
+    }
+
+    /// Holds it against its entry in the audit log. It gives the candidate to no more runs than both have it. The text is what differs.
+    ///
+    /// # Errors
+    /// It is another canary than that of the entry: it cannot be used.
+    pub(super) fn borne_out_by(&mut self, entry: &CanaryEntry) -> Result<Option<String>, String> {
+        let CanaryEntry { canary, stage, control, candidate, terms, draws_by, .. } = entry;
+        let other_draw = draws_by.as_ref().is_some_and(|draws_by| *draws_by != self.draws_by());
+        let differs = [
+            ("the canary", self.id != *canary),
+            ("the policy in force", self.control != *control),
+            ("the candidate", self.candidate != *candidate),
+            ("the terms", self.terms != *terms),
+            ("the secret", other_draw),
+        ];
+        if let Some((what, _)) = differs.iter().find(|(_, differs)| *differs) {
+            return Err(format!("{what} is another than in its last entry in the audit log"));
+        }
+        if self.stage == *stage || (self.stage.is_over() && stage.is_over()) {
+            return Ok(None);
+        }
+        let text = format!("it is {} in its file, and {stage} by the audit log", self.stage);
+        if !self.stage.is_over() {
+            let stage = if stage.is_over() { *stage } else { Stage::Running };
+            let counts = format!("{text}: {stage} counts");
+            let decided = Decided { actor: Actor::Daemon, reason: counts.clone(), at_ns: clock::wall_ns() };
+            self.stage = stage;
+            self.decided = Some(decided).filter(|_| stage.is_over());
+            return Ok(Some(counts));
+        }
+        Ok(Some(format!("{text}: {} counts", self.stage)))
+    }
+
     /// Its entry in the audit log.
     #[must_use]
     pub fn record(&self) -> Record {
@@ -184,6 +227,7 @@ impl Kept {
             candidate_name: self.candidate_name.clone(),
             terms: self.terms.clone(),
             seen: self.arms(),
+            draws_by: Some(self.draws_by()),
             actor: by.actor.clone(),
             reason: by.reason.clone(),
         }

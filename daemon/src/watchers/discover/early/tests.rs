@@ -143,7 +143,7 @@ impl Bench {
         let begun = Decided { actor: Actor::Daemon, reason: "a test's".into(), at_ns: 1_000_000 };
         let candidate = parse("p", "[policy]\nname = \"p\"\nversion = 2\nowner = \"next\"\n").unwrap();
         let kept = Kept::begin(New { name: "p".into(), control, terms, secret: [7; 32], begun }, &candidate);
-        self.registry.canaries().start(kept, candidate).unwrap();
+        self.registry.canaries().start(kept, candidate, |_| Ok(())).unwrap();
     }
 
     /// Makes a cgroup, which the kernel binds.
