@@ -13,6 +13,7 @@ pub mod attest;
 mod causes;
 pub mod config;
 mod counted;
+mod fair;
 pub mod guard;
 pub mod interpreter;
 pub mod log;

@@ -23,6 +23,8 @@ pub struct FoldedRules {
     pub names: Names,
     /// Names of the devices, so that who reads events need not ask the file system for them.
     pub devices: Devices,
+    /// Names of files and folders that were looked up, whether or not they exist.
+    looked_up: BTreeSet<(u32, String)>,
 }
 
 impl FoldedRules {
@@ -53,6 +55,22 @@ impl FoldedRules {
             (all.read.max(all.write) != effect::NONE, run_flag::OPENS),
         ];
         bits.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit)
+    }
+
+    /// The entries of `numbers` that a run is counted with: as if all files and folders that its policy names existed, each for itself.
+    /// So what a user has of the table does not show which files exist.
+    #[must_use]
+    pub fn counted_numbers(&self) -> usize {
+        let by_name = |(what, inode, _): &NumberKey| match *what {
+            key_what::INODE => true,
+            // The entry for all folders has no inode.
+            key_what::TREE => *inode != 0,
+            _ => false,
+        };
+        let others = self.numbers.keys().filter(|key| !by_name(key) && key.0 != key_what::TREE).count();
+        let files = self.looked_up.iter().filter(|(what, _)| *what == key_what::INODE).count();
+        let folders = self.looked_up.len() - files;
+        others + files + folders + usize::from(folders > 0)
     }
 
     /// Whether devices are ruled on.
@@ -208,7 +226,12 @@ fn enter_kinds<F: Files>(
 }
 
 fn enter_file<F: Files>(rules: &Rules, path: &str, sight: &mut F, out: &mut FoldedRules) -> Result<(), F::Error> {
-    let Some(found) = sight.look(path)? else { return Ok(()) };
+    let found = sight.look(path)?;
+    // A device is counted by its number.
+    if found.is_none_or(|found| found.device.is_none()) {
+        out.looked_up.insert((key_what::INODE, path.to_owned()));
+    }
+    let Some(found) = found else { return Ok(()) };
     let effects = named(rules, |pattern| pattern.fits(path));
     if let Some((kind, minor)) = found.device {
         out.raise((key_what::DEVICE, kind, minor), effects);
@@ -221,6 +244,7 @@ fn enter_file<F: Files>(rules: &Rules, path: &str, sight: &mut F, out: &mut Fold
 
 /// Whatever name or mount leads below the folder: what is said of all paths that begin with it, its `/` included.
 fn enter_folder<F: Files>(rules: &Rules, path: &str, sight: &mut F, out: &mut FoldedRules) -> Result<(), F::Error> {
+    out.looked_up.insert((key_what::TREE, path.to_owned()));
     let Some(found) = sight.look(path)? else { return Ok(()) };
     let effects = named(rules, |pattern| pattern.prefix && pattern.fits(path));
     out.raise_inode(key_what::TREE, found.inode, path, effects);

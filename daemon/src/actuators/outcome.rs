@@ -1,7 +1,8 @@
 //! From what an actuator read back to what an [`Outcome`](failsafe_core::Outcome) says of it.
 
+use super::cgroup::freeze::Started;
 use super::cgroup::{Culprit, FreezeOutcome, KillOutcome, Recapture, RunSnapshot, ThawOutcome};
-use crate::platform::CgroupError;
+use crate::platform::{Cgroup, CgroupError, clock};
 use failsafe_core::{
     decision::{Observation, Proof, Verdict},
     record::{ProcessFacts, Snapshot},
@@ -85,6 +86,26 @@ pub(crate) fn freeze(outcome: &FreezeOutcome) -> Report {
             Report::partial(culprits(list, "cgroup.events reads frozen 0"))
         }
         FreezeOutcome::Failed { cause, .. } => Report::failed(cause),
+    }
+}
+
+/// Of a freeze that is written and that nobody waits for: what the kernel says of it now.
+pub(crate) fn freeze_at_once(cgroup: &Cgroup, started: Result<Started, CgroupError>, why: &str) -> Report {
+    let seen = started.and_then(|_| cgroup.events());
+    match seen {
+        Ok(seen) if !seen.populated => freeze(&FreezeOutcome::Empty),
+        Ok(seen) if seen.frozen => Report {
+            verdict: Verdict::Proved,
+            proofs: vec![
+                proof("cgroup.events", "populated 1, frozen 1"),
+                proof("note", format!("levels below the root and processes were not counted: {why}")),
+            ],
+            at_ns: Some(clock::monotonic_ns()),
+        },
+        Ok(_) => Report::partial(vec![format!(
+            "cgroup.freeze is 1, cgroup.events reads frozen 0 yet, and nobody waits for it: {why}"
+        )]),
+        Err(error) => freeze(&FreezeOutcome::from_error(&error)),
     }
 }
 

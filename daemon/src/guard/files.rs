@@ -1,7 +1,7 @@
 //! The node's files, as the tables of a policy need them: looked at within limits, for a policy may name many and a file system may
 //! hang.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -27,13 +27,13 @@ impl Default for Limits {
 /// The rules of a policy name more files than may be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the policy's rules on paths need more than {limit} to be looked at ({looked_at} files so far, the last in {folder}): \
-     name fewer paths, or folders with fewer files"
+    "the policy's rules on paths need more than {limit} to be looked at (the last was {rule}): name fewer paths, or folders with \
+     fewer files"
 )]
 pub struct TooManyFiles {
     limit: String,
-    looked_at: u64,
-    folder: String,
+    /// As the policy has it: names that were found on the node are not for whoever wrote the policy.
+    rule: String,
 }
 
 /// Looks at files, within limits. Each folder is listed once, however many patterns name it.
@@ -42,20 +42,47 @@ pub(super) struct NodeFiles<'a> {
     limits: Limits,
     until: Instant,
     looked_at: u64,
+    /// Paths of the policy, and the one that is looked at now. Only these are in errors: what else is found is not for whoever wrote the
+    /// policy, who may not look there.
+    named: BTreeSet<String>,
+    rule: String,
     /// Devices by folder and depth.
     listed: BTreeMap<(String, u32), Vec<String>>,
 }
 
 impl<'a> NodeFiles<'a> {
     pub fn new(root: &'a Path, limits: Limits) -> Self {
-        Self { root, limits, until: Instant::now() + limits.time, looked_at: 0, listed: BTreeMap::new() }
+        let (named, rule) = (BTreeSet::new(), String::new());
+        Self { root, limits, until: Instant::now() + limits.time, looked_at: 0, named, rule, listed: BTreeMap::new() }
     }
 }
 
 impl Files for NodeFiles<'_> {
     type Error = TooManyFiles;
 
-    fn count(&mut self, folder: &str) -> Result<(), TooManyFiles> {
+    fn count(&mut self, path: &str) -> Result<(), TooManyFiles> {
+        self.named.insert(path.to_owned());
+        self.rule = path.to_owned();
+        self.one_more()
+    }
+
+    fn look(&mut self, path: &str) -> Result<Option<NodeFile>, TooManyFiles> {
+        if self.named.contains(path) {
+            self.rule = path.to_owned();
+        }
+        self.one_more()?;
+        let meta = fs::metadata(below(self.root, path)).ok();
+        Ok(meta.map(|meta| NodeFile { inode: inode_of(&meta), device: device_key(&meta) }))
+    }
+
+    fn devices(&mut self, folder: &str, depth: u32) -> Result<Vec<String>, TooManyFiles> {
+        self.rule = format!("{folder}/");
+        self.devices_below(folder, depth)
+    }
+}
+
+impl NodeFiles<'_> {
+    fn one_more(&mut self) -> Result<(), TooManyFiles> {
         self.looked_at += 1;
         let limit = if self.looked_at > self.limits.files {
             format!("{} files", self.limits.files)
@@ -64,27 +91,21 @@ impl Files for NodeFiles<'_> {
         } else {
             return Ok(());
         };
-        Err(TooManyFiles { limit, looked_at: self.looked_at, folder: folder.to_owned() })
+        Err(TooManyFiles { limit, rule: self.rule.clone() })
     }
 
-    fn look(&mut self, path: &str) -> Result<Option<NodeFile>, TooManyFiles> {
-        self.count(path)?;
-        let meta = fs::metadata(below(self.root, path)).ok();
-        Ok(meta.map(|meta| NodeFile { inode: inode_of(&meta), device: device_key(&meta) }))
-    }
-
-    fn devices(&mut self, folder: &str, depth: u32) -> Result<Vec<String>, TooManyFiles> {
+    fn devices_below(&mut self, folder: &str, depth: u32) -> Result<Vec<String>, TooManyFiles> {
         if let Some(found) = self.listed.get(&(folder.to_owned(), depth)) {
             return Ok(found.clone());
         }
         let mut found = Vec::new();
         let entries = fs::read_dir(below(self.root, &format!("{folder}/"))).into_iter().flatten().flatten();
         for entry in entries {
-            self.count(folder)?;
+            self.one_more()?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let path = format!("{folder}/{name}");
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() && depth > 0 => found.extend(self.devices(&path, depth - 1)?),
+                Ok(kind) if kind.is_dir() && depth > 0 => found.extend(self.devices_below(&path, depth - 1)?),
                 // A plain file needs no further look; a link may lead to a device.
                 Ok(kind) if kind.is_file() || kind.is_dir() => {}
                 _ if self.look(&path)?.is_some_and(|found| found.device.is_some()) => found.push(path),
@@ -122,8 +143,6 @@ fn device_key(meta: &fs::Metadata) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use failsafe_ebpf::abi::{Effects, effect, key_what, run_flag};
     use failsafe_matchers::fold::{FoldedRules, fold};
@@ -152,6 +171,39 @@ mod tests {
         assert!(refused.contains("10 files") && refused.contains("/many"), "{refused}");
         let refused = fold(10_000, Duration::ZERO).unwrap_err().to_string();
         assert!(refused.contains("0 ms") && refused.contains("/many"), "{refused}");
+    }
+
+    #[test]
+    fn neither_what_a_run_is_counted_with_nor_an_error_shows_which_files_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = Rules {
+            paths: vec![
+                path_rule("/hidden/key", false, Use::Read, Effect::Deny),
+                path_rule("/hidden/same", false, Use::Read, Effect::Deny),
+                path_rule("/hidden/", true, Use::Write, Effect::Deny),
+                path_rule("/hidden/below/", true, Use::Read, Effect::Deny),
+            ],
+            families: vec![(40, Effect::Deny)],
+            ..Rules::default()
+        };
+        let counted = || {
+            let folded = fold_on(&rules, dir.path());
+            (folded.counted_numbers(), folded.numbers.len())
+        };
+        let (nothing, none) = counted();
+        std::fs::create_dir_all(dir.path().join("hidden/below")).unwrap();
+        std::fs::write(dir.path().join("hidden/key"), "x").unwrap();
+        let (some, entries) = counted();
+        std::fs::hard_link(dir.path().join("hidden/key"), dir.path().join("hidden/same")).unwrap();
+        let (linked, _) = counted();
+        assert!(none < entries && entries <= some, "{none} {entries} {some}");
+        assert_eq!((nothing, some), (some, linked), "two files, two folders, all folders, a family");
+        // A device of a folder that only root may enter.
+        let dev = dir.path().join("hidden/dev-of-root");
+        std::os::unix::fs::symlink("/dev/null", &dev).unwrap();
+        let few = Limits { files: 5, time: Duration::from_secs(60) };
+        let refused = fold(&rules, &mut NodeFiles::new(dir.path(), few)).unwrap_err().to_string();
+        assert!(refused.contains("/hidden") && !refused.contains("dev-of-root"), "{refused}");
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub(super) fn need(tables: &Tables) -> Need {
         (Resource::BudgetNets4, budget_nets(true)),
         (Resource::BudgetNets6, budget_nets(false)),
         (Resource::Paths, tables.rules.paths.len() + tables.hosts.names.len()),
-        (Resource::Numbers, tables.rules.numbers.len() + tables.hosts.servers.len()),
+        (Resource::Numbers, tables.rules.counted_numbers() + tables.hosts.servers.len()),
         (Resource::HostPorts, tables.hosts.ports.len()),
     ];
     entries.into_iter().map(|(resource, n)| (resource, n as u64)).collect()

@@ -1,10 +1,14 @@
 //! The lanes behind verification: evidence, kills and thaws, each with threads of its own.
 //!
-//! Owns the queues. A lane does the first of a job's remaining actions, then hands the job on; lanes form no circle, so they
-//! end one after the other when the interpreter is dropped. What may hang in the kernel (reading a process's arguments)
+//! Owns the queues, in which kills come first and users have turns ([`super::turns`]). A lane does the first of a job's remaining
+//! actions, then hands the job on; lanes form no circle, so they end one after the other when the interpreter is dropped. What may hang in the kernel (reading a process's arguments)
 //! runs on a thread that is given up after its time.
 
-use super::{ActuatorReport, Job, Work, verify};
+use super::{
+    ActuatorReport, Job, Work,
+    turns::{Entrance, Place, Waiting, waiting},
+    verify,
+};
 use crate::{
     actuators::{
         cgroup::{self, ThawOutcome, freeze::Verification, snapshot},
@@ -18,11 +22,7 @@ use crate::{
 use failsafe_core::{Action, decision::Proof, record::Snapshot};
 use std::{
     io,
-    sync::{
-        Arc, LazyLock, Mutex, PoisonError,
-        atomic::AtomicUsize,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, LazyLock, Mutex, PoisonError, atomic::AtomicUsize, mpsc},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,9 @@ const KILL: usize = 4;
 const THAW: usize = 2;
 /// How much longer than its budget evidence may take before its thread is given up.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long a kill waits at most until its snapshot is begun; then it goes on without. What is being read is waited for as well.
+const PATIENCE: Duration = Duration::from_secs(1);
+const NOT_WAITED: &str = "it was left out: the kill has waited for other snapshots for too long";
 /// Threads that were given up and hang still; with so many, evidence is not begun.
 const MAX_HANGING: usize = 8;
 static HANGING: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
@@ -46,9 +49,9 @@ enum Task {
 /// The ways out of a lane; `None`: what belongs there is done in this one.
 #[derive(Clone, Default)]
 pub(super) struct Lanes {
-    evidence: Option<Sender<Task>>,
-    kill: Option<Sender<Task>>,
-    thaw: Option<Sender<Task>>,
+    evidence: Option<Entrance<Task>>,
+    kill: Option<Entrance<Task>>,
+    thaw: Option<Entrance<Task>>,
 }
 
 /// Starts all threads. They end when the last `Lanes` that leads to them is gone.
@@ -60,34 +63,45 @@ pub(super) fn spawn(work: &Work) -> std::io::Result<Lanes> {
     Ok(Lanes { evidence: Some(evidence), ..after })
 }
 
-fn lane(name: &str, threads: usize, work: &Work, next: &Lanes) -> std::io::Result<Sender<Task>> {
-    let (tasks, receiver) = mpsc::channel::<Task>();
-    let receiver = Arc::new(Mutex::new(receiver));
+fn lane(name: &str, threads: usize, work: &Work, next: &Lanes) -> std::io::Result<Entrance<Task>> {
+    let (tasks, queue) = waiting();
+    let queue = Arc::new(Mutex::new(queue));
     for n in 0..threads {
-        let (work, next, receiver) = (work.clone(), next.clone(), receiver.clone());
-        std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || serve(&work, &next, &receiver))?;
+        let (work, next, queue) = (work.clone(), next.clone(), queue.clone());
+        std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || serve(&work, &next, &queue))?;
     }
     Ok(tasks)
 }
 
-fn serve(work: &Work, next: &Lanes, tasks: &Mutex<Receiver<Task>>) {
+fn serve(work: &Work, next: &Lanes, tasks: &Mutex<Waiting<Task>>) {
     loop {
-        let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).next();
         match task {
-            Ok(Task::Go(mut job)) => {
+            Some((Task::Go(mut job), waited)) => {
                 if !job.rest.is_empty() {
                     let action = job.rest.remove(0);
-                    work.act(&mut job, action);
+                    match action {
+                        Action::Snapshot if waited >= PATIENCE && job.rest.contains(&Action::Kill) => {
+                            work.report_outcome(&job, action, Report::failed(NOT_WAITED));
+                        }
+                        _ => work.act(&mut job, action),
+                    }
                 }
                 next.go_on(work, job);
             }
-            Ok(Task::Late(mut job, verification)) => {
+            Some((Task::Late(mut job, verification), _)) => {
                 work.late(&mut job, verification);
                 next.go_on(work, job);
             }
-            Err(_) => return,
+            None => return,
         }
     }
+}
+
+/// Whose the task of a job is, and whether it is urgent: what it has to do contains somebody.
+fn place(job: &Job) -> Place {
+    let contains = |action: &Action| matches!(action, Action::Kill | Action::Recapture { .. });
+    Place { owner: job.live.known().owner_uid, is_urgent: job.rest.iter().any(contains) }
 }
 
 impl Lanes {
@@ -101,7 +115,7 @@ impl Lanes {
                 _ => &None,
             };
             if let Some(lane) = lane {
-                if lane.send(Task::Go(job)).is_err() {
+                if !lane.send(place(&job), Task::Go(job)) {
                     tracing::error!(%action, "no actuator is left to carry out an action");
                 }
                 return;
@@ -115,7 +129,7 @@ impl Lanes {
     pub(super) fn late(&self, work: &Work, mut job: Job, verification: Verification) {
         match &self.evidence {
             Some(lane) => {
-                if lane.send(Task::Late(job, verification)).is_err() {
+                if !lane.send(place(&job), Task::Late(job, verification)) {
                     tracing::error!("no actuator is left to name who holds up a freeze");
                 }
             }

@@ -9,14 +9,19 @@
 //! ```
 //!
 //! Invariants: `begin` never waits; the order of a decision's actions is kept; a lane does one kind of work, so that slow
-//! evidence or a slow kill of some runs delays no verification; at most [`MAX_JOBS`] decisions of a run wait.
+//! evidence or a slow kill of some runs delays no verification; in a lane, kills come first, and users have turns; at most [`MAX_JOBS`]
+//! decisions of a run wait.
 //! A snapshot is taken after the freeze (the frozen tree holds still) and before a kill, within its budget.
 
 mod lanes;
+mod turns;
 mod verify;
 
 use crate::{
-    actuators::{cgroup, outcome::Report},
+    actuators::{
+        cgroup,
+        outcome::{self, Report},
+    },
     config::Config,
     counted::Counted,
     platform::{CgroupError, clock},
@@ -119,10 +124,19 @@ impl Interpreter {
         let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
         let (waiting, counted) = Counted::one_of(&live.jobs);
         if waiting >= MAX_JOBS {
-            // A freeze is written all the same, and the guard sees it through.
             let cause = format!("{waiting} decisions about this run wait to be carried out (limit {MAX_JOBS})");
+            let (mut frozen, mut blocked) = (frozen, blocked);
             let refused = decision.actions.iter().filter(|a| !matches!(a, Action::CordonGpu | Action::CordonNode));
-            return refused.map(|action| outcome_of(decision, *action, Report::failed(cause.clone()))).collect();
+            let mut report = |action: &Action| match action {
+                // It is written all the same, and the guard sees it through.
+                Action::Freeze => frozen.take().map(|started| outcome::freeze_at_once(&live.cgroup, started, &cause)),
+                Action::Block => blocked.take().map(|(done, at_ns)| outcome::block(done, at_ns)),
+                Action::Notify => Some(outcome::notify()),
+                _ => None,
+            };
+            let refused =
+                refused.map(|action| (action, report(action).unwrap_or_else(|| Report::failed(cause.clone()))));
+            return refused.map(|(action, report)| outcome_of(decision, *action, report)).collect();
         }
         let job = Job {
             live: live.clone(),

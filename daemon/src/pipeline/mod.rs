@@ -20,7 +20,6 @@ pub mod containment;
 mod decided;
 mod differences;
 mod ends;
-mod fair;
 pub mod gpu_ownership;
 mod hardware;
 pub mod health;
@@ -44,6 +43,7 @@ mod sync;
 mod unsure;
 
 use crate::{
+    fair::{Fair, User},
     interpreter::{ActuatorReport, Interpreter},
     log::Log,
     platform::{clock, sched},
@@ -190,7 +190,7 @@ pub struct Pipeline {
     /// Room for the events that are taken in next.
     batch: Vec<Input>,
     /// Those that wait for their user's turn.
-    fair: fair::Fair<Input>,
+    fair: Fair<Input>,
     /// Lines about decisions in the daemon's own log.
     lines: decided::Lines,
     /// Whose rules are looked at next.
@@ -222,7 +222,7 @@ impl Pipeline {
             early: Vec::new(),
             unsure: unsure::Unsure::default(),
             batch: Vec::new(),
-            fair: fair::Fair::default(),
+            fair: Fair::default(),
             lines: decided::Lines::default(),
             turns: rules::Turns::default(),
             alive: Box::new(|| {}),
@@ -358,7 +358,7 @@ impl Pipeline {
     }
 
     /// The user of the run that an input is about.
-    fn user_of(&self, input: &Input) -> fair::User {
+    fn user_of(&self, input: &Input) -> User {
         let run = match input {
             Input::Signal(signal) => signal.subject.run(),
             Input::Gap(gap) => gap.run,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     config::{Config, Live, Recordings as Keep},
+    counted::Counted,
     guard::kernel::Kernel,
     log::{Bounds, LogOwner},
     pipeline::lane::Ticket,
@@ -134,6 +135,19 @@ impl Drop for Bench {
         let _ = self.live.cgroup.remove_tree();
         let _ = std::fs::remove_dir(self.pipeline.parts.registry.root().mount().join(Path::new(&self.parent)));
     }
+}
+
+#[test]
+fn a_freeze_that_is_in_force_is_not_recorded_as_failed_when_too_many_decisions_wait() {
+    let Some(mut bench) = Bench::new("waiting") else { return };
+    let jobs = (0..crate::interpreter::MAX_JOBS).map(|_| Counted::one_of(&bench.live.jobs).1);
+    let _waiting: Vec<Counted> = jobs.collect();
+    bench.command(Asked::Freeze);
+    assert_ne!(bench.containment().state(), ContainmentState::Running, "it is written all the same");
+    let cgroup = bench.live.clone();
+    crate::testing::until("the run is frozen", || cgroup.cgroup.events().unwrap().frozen);
+    bench.command(Asked::Freeze);
+    assert_eq!(bench.containment().state(), ContainmentState::Frozen, "and read back");
 }
 
 #[test]

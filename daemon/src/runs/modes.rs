@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn an_order_counts_only_if_it_is_in_force_by_the_audit_log() {
-        let record = |until_ns, begins, reason: &str| Record::Mode {
+        let record = |until_ns: Option<i64>, begins, reason: &str| Record::Mode {
             mode: if until_ns.is_none() { Mode::Enforce } else { Mode::Observe },
             rule: None,
             until_ns,

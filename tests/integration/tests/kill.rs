@@ -1,7 +1,9 @@
 //! What a proved kill leaves: nobody, and nothing that says otherwise.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, on_node, populated, program};
+use integration::{Launch, Node, on_node, populated, program, wait_for};
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt};
 
 const POLICY: &str = "[policy]\nname = \"p\"\nowner = \"tests\"\n";
 
@@ -36,5 +38,69 @@ fn a_process_whose_first_thread_has_ended_is_killed_too() -> Result<()> {
         node.ctl(["kill", "leaderless", "--reason", "test"])?.expect(0)?;
         ensure!(!cgroup.exists() || !populated(&cgroup).context("reading events")?, "somebody is left");
         Ok(())
+    })
+}
+
+/// A policy by which one call of `true` leads to `rules` decisions, each with a snapshot.
+fn snapshots(rules: usize) -> Result<String> {
+    let mut policy = POLICY.to_owned();
+    for n in 0..rules {
+        writeln!(
+            policy,
+            "[[rule]]\nid = \"r{n}\"\nrationale = \"x\"\nwhen = {{ event = \"exec\", path = [\"/bin/true\", \"/usr/bin/true\"] }}\n\
+             actions = [\"snapshot\", \"notify\"]\n"
+        )?;
+    }
+    Ok(policy)
+}
+
+/// How many decisions of a run there are, and how many snapshots were done.
+fn snapshots_of(node: &Node, run: &str) -> Result<(usize, usize)> {
+    let events = node.events_of(run)?;
+    let decided = events.iter().filter(|e| e["body"]["type"] == "decision").count();
+    let done = events.iter().filter(|e| e["body"]["type"] == "outcome" && e["body"]["action"] == "Snapshot").count();
+    Ok((decided, done))
+}
+
+#[test]
+fn a_kill_does_not_wait_for_snapshots_of_another_users_runs() -> Result<()> {
+    const RULES: usize = 60;
+    on_node("kill-flood", "", |node| {
+        let policy = snapshots(RULES)?;
+        let mut flood = Vec::new();
+        for n in 0..4 {
+            let go = node.file(&format!("go{n}"));
+            mkfifo(&go, Mode::empty())?;
+            fs::set_permissions(&go, fs::Permissions::from_mode(0o644))?;
+            let script = format!(
+                "n=0; while [ $n -lt 150 ]; do sleep 600 & n=$((n+1)); done; echo up; read x < {}; /bin/true; wait",
+                go.display()
+            );
+            let run = Launch::new(["a", "b", "c", "d"][n], &policy).start(node, ["sh", "-c", &script])?;
+            run.says("up")?;
+            flood.push((run, go));
+        }
+        let victim = Launch::new("victim", POLICY).user("root").start(node, ["sleep", "600"])?;
+        for (_, go) in &flood {
+            fs::write(go, "go\n")?;
+        }
+        // All decisions are there, and their snapshots are not.
+        let count = || -> Result<(usize, usize)> {
+            let all = flood.iter().map(|(run, _)| snapshots_of(node, run.id())).collect::<Result<Vec<_>>>()?;
+            Ok(all.iter().fold((0, 0), |(decided, done), one| (decided + one.0, done + one.1)))
+        };
+        wait_for("each rule of each run has decided", || Ok(count()?.0 >= RULES * flood.len()))?;
+        let (decided, before) = count()?;
+        if decided - before < 50 {
+            // Nothing to wait for: this machine reads processes faster than the log is asked.
+            integration::skip("the snapshots are done already");
+            return Ok(());
+        }
+        node.ctl(["kill", "victim", "--reason", "test"])?.expect(0)?;
+        let (decided, after) = count()?;
+        ensure!(after < decided, "the kill has waited for all {decided} snapshots ({before} were done before it)");
+        drop(victim);
+        wait_for("the snapshots go on", || Ok(count()?.1 >= decided))?;
+        node.log_is_whole()
     })
 }

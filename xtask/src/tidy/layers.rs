@@ -26,7 +26,7 @@ const STACKS: &[Stack] = &[
         source: "daemon/src",
         within: &[],
         rows: &[
-            &["causes", "counted", "platform", "policies", "redact", "signing", "skip", "systemd", "testing"],
+            &["causes", "counted", "fair", "platform", "policies", "redact", "signing", "skip", "systemd", "testing"],
             &["log", "tpm"],
             &["config"],
             &["guard"],
