@@ -203,7 +203,7 @@ actions = ["snapshot", "notify"]
 [[rule]]
 id = "detectors"
 rationale = "x"
-when = { any = [{ signal = "metric.loss", detect = "robust-z" }, { signal = "metric.loss", detect = { method = "psi", reference = 200, bins = 4, window = 100, limit = 3 } }, { signal = "metric.step", absent = "5m", over = "any" }, { signal = "metric.latency", detect = { method = "burn-rate", limit = 2 } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1h", over = "10m" } }] }
+when = { any = [{ signal = "metric.loss", detect = "robust-z" }, { signal = "metric.loss", detect = { method = "psi", reference = 200, bins = 4, window = 100, limit = 3 } }, { signal = "metric.step", absent = "5m", over = "any" }, { signal = "metric.latency", detect = { method = "burn-rate", limit = 2 } }, { signal = "metric.tokens", detect = { method = "rate", limit = 1000, of = "total", side = "below" } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1h", over = "10m" } }] }
 actions = ["notify"]
 "#;
 

@@ -44,7 +44,7 @@ actions = ["freeze"]
 [[rule]]
 id = "more-detectors"
 rationale = "x"
-when = { all = [{ signal = "metric.loss", detect = "ewma-band" }, { signal = "metric.loss", detect = { method = "adwin", clock = 1 } }, { signal = "metric.loss", detect = { method = "ks", reference = 20, window = 20 } }, { signal = "metric.loss", detect = { method = "psi", reference = 20, bins = 4, window = 20, limit = 3 } }, { signal = "metric.loss", detect = { method = "plateau", window = 20 } }, { signal = "metric.loss", detect = { method = "quantile", limit = 1000, over = "1s" } }, { signal = "metric.loss", detect = { method = "burn-rate", limit = 10000, objective = 0.9, factor = 5, long = "60s", short = "1s", after = 1 } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1s", over = "30s" } }] }
+when = { all = [{ signal = "metric.loss", detect = "ewma-band" }, { signal = "metric.loss", detect = { method = "adwin", clock = 1 } }, { signal = "metric.loss", detect = { method = "ks", reference = 20, window = 20 } }, { signal = "metric.loss", detect = { method = "psi", reference = 20, bins = 4, window = 20, limit = 3 } }, { signal = "metric.loss", detect = { method = "plateau", window = 20 } }, { signal = "metric.loss", detect = { method = "quantile", limit = 1000, over = "1s" } }, { signal = "metric.loss", detect = { method = "burn-rate", limit = 10000, objective = 0.9, factor = 5, long = "60s", short = "1s", after = 1 } }, { signal = "metric.loss", detect = { method = "rate", limit = 1000000, over = "1s" } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1s", over = "30s" } }] }
 actions = ["freeze"]
 [[rule]]
 id = "baselines"

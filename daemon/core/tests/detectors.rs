@@ -22,6 +22,7 @@ const FIXTURES: &[(&str, &str)] = &fixtures! {
     "ewma-band-above" "ewma-band-below" "ewma-band-both"
     "adwin-both" "ks" "psi-psi" "psi-jensen-shannon" "plateau" "leak" "quantile-above" "quantile-below"
     "collapse" "identical" "burn-rate-above" "burn-rate-below"
+    "rate-above" "rate-below"
 };
 
 /// The values.

@@ -25,6 +25,7 @@ mod param;
 mod plateau;
 mod psi;
 mod quantile;
+mod rate;
 mod ring;
 mod robust_z;
 mod stall;
@@ -54,6 +55,7 @@ pub const ALL: &[&Spec] = &[
     &quantile::SPEC,
     &burn_rate::SPEC,
     &leak::SPEC,
+    &rate::SPEC,
 ];
 
 /// The memory that the detectors of one policy may need for each series.

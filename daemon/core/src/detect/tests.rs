@@ -279,3 +279,62 @@ proptest! {
         prop_assert!(judged > 100, "{} judged {judged} of 400 values", spec.name);
     }
 }
+
+fn rate(given: &[(&'static str, Given)]) -> Result<Detect, (&'static str, String)> {
+    let mut all = BTreeMap::from([("limit", Given::Number(Real(50.0))), ("over", Given::Time(Span::from_secs(10)))]);
+    all.extend(given.iter().cloned());
+    Detect::new(&rate::SPEC, all)
+}
+
+fn scores(detect: &Detect, values: impl IntoIterator<Item = (u64, f64)>) -> Vec<(u64, Option<Finding>)> {
+    let mut started = detect.start(MonoTime(0));
+    values.into_iter().map(|(n, value)| (n, started.take(sample(n, value)))).collect()
+}
+
+#[test]
+fn a_rate_is_the_change_over_the_window_in_its_unit_of_time() {
+    let per_minute = rate(&[("per", Given::Time(Span::from_secs(60)))]).unwrap();
+    // One a second, and from 20 s on a half.
+    let value = |n: u64| if n < 20 { n as f64 } else { 10.0 + n as f64 / 2.0 };
+    for (n, finding) in scores(&per_minute, (0..60).map(|n| (n, value(n)))) {
+        match n {
+            0..10 => assert_eq!(finding, None, "{n}: the window is not full"),
+            10..20 => assert_eq!(finding, Some(Finding { found: true, score: 60.0 }), "{n}"),
+            30.. => assert_eq!(finding, Some(Finding { found: false, score: 30.0 }), "{n}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn values_that_come_rarely_are_divided_by_the_time_between_them() {
+    let found = scores(&rate(&[]).unwrap(), [(0, 0.0), (100, 10_000.0), (200, 10_000.0)]);
+    assert_eq!(found[1].1, Some(Finding { found: true, score: 100.0 }));
+    assert_eq!(found[2].1, Some(Finding { found: false, score: 0.0 }));
+}
+
+#[test]
+fn a_total_that_falls_was_reset_and_a_level_has_fallen() {
+    // A trainer counts tokens, and begins anew at 30 s.
+    let values = || (0..60).map(|n| (n, 100.0 * (if n < 30 { n } else { n - 30 }) as f64));
+    let choice = |name: &str| Given::Choice(name.to_owned());
+    let total = scores(&rate(&[("of", choice("total"))]).unwrap(), values());
+    assert!(total.iter().flat_map(|(_, finding)| finding).all(|finding| finding.score == 100.0), "{total:?}");
+    assert!(total.iter().all(|(n, finding)| finding.is_some() == ((10..30).contains(n) || *n >= 40)), "{total:?}");
+    let level = scores(&rate(&[("side", choice("below")), ("limit", Given::Number(Real(-50.0)))]).unwrap(), values());
+    assert!(level[30].1.is_some_and(|finding| finding.found && finding.score < -150.0), "{:?}", level[30]);
+
+    let negative = rate(&[("of", choice("total")), ("limit", Given::Number(Real(-1.0)))]);
+    assert_eq!(negative.unwrap_err().0, "limit");
+}
+
+#[test]
+fn a_thousand_values_a_second_are_a_bounded_window_with_the_same_rate() {
+    let mut started = rate(&[]).unwrap().start(MonoTime(0));
+    let mut last = None;
+    for n in 0..60_000u64 {
+        last = started.take(Sample { value: n as f64 / 10.0, at: MonoTime(n * 1_000_000), step: None });
+    }
+    let score = last.unwrap().score;
+    assert!((score - 100.0).abs() < 1e-6, "{score}");
+}

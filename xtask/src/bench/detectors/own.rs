@@ -59,6 +59,13 @@ const ALL: &[Own] = &[
         value: |n, v, _| if n > 0 && n % 4 == 0 { 2.0 * v } else { v },
         stands: false,
     },
+    // It grows by 0.5 % a step.
+    Own {
+        method: "rate",
+        table: "{ method = \"rate\", limit = 0.2, over = \"100s\" }",
+        value: |n, v, _| v + 0.5 * n.max(0) as f64,
+        stands: false,
+    },
     // It grows by 0.1 % a step: 200 % are 1,000 steps away when the fault begins.
     Own {
         method: "leak",
