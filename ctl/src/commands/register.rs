@@ -52,9 +52,15 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
             run.policy_digest,
             clean(&run.cgroup)
         ))?;
+        warn(&run);
         run.connections.iter().for_each(|open| note!("failsafectl: {}", connection(open)));
     }
     Ok(Exit::Done)
+}
+
+/// Shows what the daemon warns about in a new run.
+pub(super) fn warn(run: &pb::Run) {
+    run.warnings.iter().for_each(|warning| note!("failsafectl: warning: {}", clean(warning)));
 }
 
 /// What became of a connection that was open.

@@ -23,7 +23,7 @@ mod user;
 mod watch;
 mod which;
 
-use super::{Place, manifest, named::Asked, without_gpus};
+use super::{Place, manifest, named::Asked, register::warn, without_gpus};
 use crate::{
     args::{RunArgs, RunScrape},
     client::{Client, block_on},
@@ -137,6 +137,7 @@ fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
             note!("{}", json::run(&run));
         } else if !quiet {
             note!("run {} {} pinned to {} {}", clean(&run.name), run.id, clean(&run.policy_name), run.policy_digest);
+            warn(&run);
         }
         if let Some(watcher) = watcher {
             announce(watcher, &run.id);

@@ -91,6 +91,7 @@ pub fn run(run: &pb::Run) -> Value {
     out["mode_behind"] = json!(run.mode_behind);
     out["unenforced"] = json!(run.unenforced);
     out["suspended"] = json!(run.suspended);
+    out["warnings"] = json!(run.warnings);
     out
 }
 

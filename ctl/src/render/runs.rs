@@ -267,6 +267,7 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
         ("blind", &run.blind_rules),
         ("unknown", &run.unknown_rules),
         ("disarmed", &run.disarmed_rules),
+        ("warning", &run.warnings),
     ];
     for (title, rules) in lists {
         for rule in rules {

@@ -12,6 +12,7 @@ use crate::{
     node::{GpuView, NotNamed},
     pipeline::lane::{Caller, Command, Ticket},
     platform::clock,
+    runs::Registry,
     sensors::nvml::MigDevice,
 };
 use failsafe_core::{
@@ -69,7 +70,7 @@ pub(super) fn reasons(context: &Context, request: &v1::ReasonsRequest) -> Result
 
 pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
     let view = context.node_health.view();
-    let held = held(context);
+    let held = held(&context.registry);
     let mut out = v1::CapacityResponse {
         revision: view.revision,
         at_ns: clock::wall_ns(),
@@ -132,7 +133,7 @@ pub(super) fn placeable(context: &Context, request: &v1::PlaceableRequest) -> Re
         shared: request.shared,
         constraints,
     };
-    let answer = view.placeable(&wanted, &held(context), &equipment(context));
+    let answer = view.placeable(&wanted, &held(&context.registry), &equipment(context));
     Ok(v1::PlaceableResponse {
         placeable: answer.placeable,
         gpus: answer.gpus.into_iter().map(|gpu| gpu.0).collect(),
@@ -270,9 +271,9 @@ fn equipment(context: &Context) -> Equipment {
 }
 
 /// Which live runs hold which GPUs, declared or observed.
-pub(super) fn held(context: &Context) -> BTreeMap<GpuId, BTreeSet<RunId>> {
+pub(super) fn held(registry: &Registry) -> BTreeMap<GpuId, BTreeSet<RunId>> {
     let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
-    for live in context.registry.live() {
+    for live in registry.live() {
         for gpu in &live.status().gpus {
             held.entry(gpu.clone()).or_default().insert(live.run.id);
         }

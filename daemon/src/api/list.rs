@@ -3,7 +3,7 @@
 //! Invariant: runs are in the order of their ids, so that a page goes on behind the last run of the page before, whatever
 //! started and ended in between.
 
-use super::{Context, authorize::Principal, convert, peer::Peer};
+use super::{Context, authorize::Principal, convert, peer::Peer, shared_gpus::Holders};
 use crate::runs::{FoundRun, Registry, grants::grants};
 use failsafe_core::RunId;
 use failsafe_proto::{ErrorReason, v1};
@@ -44,7 +44,12 @@ pub(super) async fn list(
         let ids = found.iter().map(|found| found.run().id);
         let (place, next) = page(ids, behind, page_size as usize);
         let grants = grants(registry.kernel());
-        let runs = found[place].iter().map(|found| brief(convert::run(registry, found, &grants))).collect();
+        let holders = Holders::now(registry);
+        let shown = |found: &FoundRun| {
+            let warnings = holders.warnings(registry, &who, found);
+            brief(v1::Run { warnings, ..convert::run(registry, found, &grants) })
+        };
+        let runs = found[place].iter().map(shown).collect();
         (runs, next.map(|id| id.to_string()).unwrap_or_default())
     });
     let (runs, next_page_token) = page.await?;
@@ -54,7 +59,13 @@ pub(super) async fn list(
 /// A run as a list has it: a policy can have thousands of rules, and a few runs of one user must not make the list too large to be
 /// read. `Get` has all texts.
 fn brief(mut run: v1::Run) -> v1::Run {
-    for texts in [&mut run.blind_rules, &mut run.disarmed_rules, &mut run.unknown_rules, &mut run.not_enforced] {
+    for texts in [
+        &mut run.blind_rules,
+        &mut run.disarmed_rules,
+        &mut run.unknown_rules,
+        &mut run.not_enforced,
+        &mut run.warnings,
+    ] {
         let more = texts.len().saturating_sub(TEXTS);
         if more > 0 {
             texts.truncate(TEXTS);

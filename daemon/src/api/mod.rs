@@ -52,6 +52,7 @@ mod run_changes;
 mod runs;
 mod serve;
 mod shadow;
+mod shared_gpus;
 mod start;
 mod stored;
 mod transparency;

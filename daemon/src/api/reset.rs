@@ -82,7 +82,7 @@ pub(super) async fn reset_gpu(
         )));
     }
     let marked = context.resets.begin(&gpu)?;
-    if let Some(runs) = held(context).get(&gpu).filter(|runs| !runs.is_empty()) {
+    if let Some(runs) = held(&context.registry).get(&gpu).filter(|runs| !runs.is_empty()) {
         let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
         return Err(ErrorReason::GpuInUse.status(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
     }

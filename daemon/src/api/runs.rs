@@ -17,7 +17,9 @@ use super::{
     peer::Peer,
     rerun::{self, Again},
     restart_gate::{self, Gate},
-    run_changes, start,
+    run_changes,
+    shared_gpus::Holders,
+    start,
     usage::AUDIT_LOG,
 };
 use crate::{
@@ -136,6 +138,10 @@ impl v1::run_service_server::RunService for Runs {
             manifest::of_new(&self.0, &who, share, (id, unclaimed), manifest).await?;
         }
         run.metrics_socket = self.0.config.metrics_socket.display().to_string();
+        if let Some(live) = run.id.parse().ok().and_then(|id| self.0.registry.get(id)) {
+            let registry = &self.0.registry;
+            run.warnings = Holders::now(registry).warnings(registry, &who, &FoundRun::Live(live));
+        }
         Ok(Response::new(run))
     }
 
@@ -246,7 +252,7 @@ impl v1::run_service_server::RunService for Runs {
         }
         drop(turn);
         manifest::of_new(&self.0, &who, share, (live.run.id, unclaimed), manifest).await?;
-        let mut shown = self.shown(share, FoundRun::Live(live)).await?;
+        let mut shown = self.shown(share, &who, FoundRun::Live(live)).await?;
         shown.get_mut().connections = convert::connections(&open, dropped);
         Ok(shown)
     }
@@ -269,7 +275,7 @@ impl v1::run_service_server::RunService for Runs {
         let share = Peer::of(&request)?.share();
         let v1::GetRequest { run, metrics } = request.into_inner();
         let (found, _) = self.0.find(&who, &run)?;
-        let mut answer = self.shown(share, found.clone()).await?;
+        let mut answer = self.shown(share, &who, found.clone()).await?;
         if metrics {
             last_metrics::put(&self.0, &found, answer.get_mut()).await;
         }
@@ -465,12 +471,13 @@ impl Runs {
         Ok(Some(Arc::new(gate.await?)))
     }
 
-    async fn shown(&self, share: Share, found: FoundRun) -> Result<Response<v1::Run>, Status> {
-        let context = self.0.clone();
-        let run = self
-            .0
-            .work(share)
-            .read(share, move || convert::run(&context.registry, &found, &grants(context.registry.kernel())));
+    async fn shown(&self, share: Share, who: &Principal, found: FoundRun) -> Result<Response<v1::Run>, Status> {
+        let (context, who) = (self.0.clone(), who.clone());
+        let run = self.0.work(share).read(share, move || {
+            let registry = &context.registry;
+            let warnings = Holders::now(registry).warnings(registry, &who, &found);
+            v1::Run { warnings, ..convert::run(registry, &found, &grants(registry.kernel())) }
+        });
         Ok(Response::new(run.await?))
     }
 
