@@ -46,7 +46,7 @@ reasons! {
     InvalidRequest = "INVALID_REQUEST", InvalidArgument;
     /// No run has this name or id, or the caller may not see it.
     RunNotFound = "RUN_NOT_FOUND", NotFound;
-    /// No incident in memory has this id, or the caller may not see it.
+    /// No incident has this id, or the caller may not see it.
     IncidentNotFound = "INCIDENT_NOT_FOUND", NotFound;
     /// Several runs match.
     RunAmbiguous = "RUN_AMBIGUOUS", InvalidArgument;

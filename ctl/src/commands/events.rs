@@ -10,7 +10,7 @@ use crate::{
 };
 use failsafe_core::{decision::IncidentId, record::Record};
 use failsafe_journal::{Filter, Query};
-use failsafe_proto::v1 as pb;
+use failsafe_proto::{ErrorReason, v1 as pb};
 
 pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     if args.source.offline() { offline(place, args) } else { block_on(online(place, args)) }
@@ -153,9 +153,13 @@ fn no_such(what: &str, fail: Fail) -> Fail {
     Fail::new(Exit::NotFound, message).advise("`failsafectl incidents` lists the incidents")
 }
 
-/// All entries that the daemon streams for `request`, which must not follow.
+/// All entries that the daemon streams for `request`, which must not follow; none about an incident that it does not know.
 pub(super) async fn collect(client: &Client, request: pb::WatchRequest) -> Result<Vec<Logged>, Fail> {
-    let mut stream = client.events().watch(request).await?.into_inner();
+    let mut stream = match client.events().watch(request).await {
+        // The caller says what is missing, and where else to look.
+        Err(status) if ErrorReason::of(&status) == Some(ErrorReason::IncidentNotFound) => return Ok(Vec::new()),
+        answer => answer?.into_inner(),
+    };
     let mut entries = Vec::new();
     while let Some(record) = stream.message().await? {
         entries.push(Logged::parse(&record.entry)?);

@@ -6,6 +6,7 @@ use super::{
     convert,
     follow::{Answer, Batch, Bounds, Follow, Source},
     peer::Peer,
+    runs::shortened,
 };
 use crate::log::DurableSearch;
 use failsafe_journal::{Entry, Filter, Query};
@@ -34,6 +35,10 @@ impl v1::event_service_server::EventService for Events {
             "" => None,
             wanted => Some(self.run_id(&who, wanted)?),
         };
+        is_there(&self.0, from)?;
+        if !incident.is_empty() {
+            self.knows(&who, &peer, &incident).await?;
+        }
         let optional = |text: String| (!text.is_empty()).then_some(text);
         let time = |ns: i64| u64::try_from(ns).ok().filter(|ns| *ns > 0);
         let filter = Filter {
@@ -47,6 +52,20 @@ impl v1::event_service_server::EventService for Events {
         let query = Query { from, filter, tail: tail.map(|n| n as usize), tail_of: None };
         Ok(Response::new(stream(&self.0, who, peer, query, follow)))
     }
+}
+
+/// Whether a stream may begin at `from`: at an entry, or at the one that comes next. A stream that began later would be silent until
+/// the log is that long, or for ever if it is another log.
+///
+/// # Errors
+/// `INVALID_REQUEST`.
+pub(super) fn is_there(context: &Context, from: u64) -> Result<(), Status> {
+    let next = *context.log.latest().borrow();
+    if from <= next {
+        return Ok(());
+    }
+    Err(ErrorReason::InvalidRequest
+        .status(format!("from: entry {from} is past the end of the log, whose next entry is {next}")))
 }
 
 /// Sends the entries that a client may read; with `follow`, also those that come later.
@@ -64,6 +83,17 @@ pub(super) fn stream(
 }
 
 impl Events {
+    /// Whether the log has an entry about the incident that the caller may read. A stream of none would read as "nothing happened".
+    async fn knows(&self, who: &Principal, peer: &Peer, incident: &str) -> Result<(), Status> {
+        let filter = Filter { incident: Some(incident.to_owned()), ..Filter::default() };
+        let mut log = Log::new(self.0.clone(), who.clone(), Query { filter, ..Query::default() });
+        let known = self.0.work(peer.share()).read(peer.share(), move || log.has_any());
+        if known.await?? {
+            return Ok(());
+        }
+        Err(ErrorReason::IncidentNotFound.status(format!("no incident `{}` in the audit log", shortened(incident, 80))))
+    }
+
     fn run_id(&self, who: &Principal, wanted: &str) -> Result<String, Status> {
         let found =
             self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
@@ -114,6 +144,19 @@ impl Log {
         let found = self.context.log.search(self.query.clone()).map_err(unreadable)?.next();
         let found = found.transpose().map_err(unreadable)?;
         Ok(found.filter(|entry| entry.index == index && self.may_read(entry)).map(|entry| entry.bytes.to_vec()))
+    }
+
+    /// Whether the query finds an entry that this client may read.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    fn has_any(&mut self) -> Result<bool, Status> {
+        for found in self.context.log.search(self.query.clone()).map_err(unreadable)? {
+            if self.may_read(&found.map_err(unreadable)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The next entries, at most `most` and within `bounds`.

@@ -323,7 +323,8 @@ fn unknown_gpu(wanted: &str, error: &NotNamed) -> Status {
 /// Most bytes of a refusal's reasons in the audit log; the caller gets all of them.
 const REFUSAL_BYTES: usize = 2_000;
 
-fn shortened(text: &str, most: usize) -> String {
+/// At most the first `most` bytes of a text.
+pub(super) fn shortened(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }

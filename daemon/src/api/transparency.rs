@@ -151,6 +151,7 @@ impl v1::log_service_server::LogService for Transparency {
     async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
         let (who, peer) = (self.0.principal(&request)?, Peer::of(&request)?);
         let v1::FollowRequest { from, run } = request.into_inner();
+        events::is_there(&self.0, from)?;
         let run = self.run(&who, &run)?;
         let query = Query { from, filter: Filter { run, ..Filter::default() }, ..Query::default() };
         Ok(Response::new(events::stream(&self.0, who, peer, query, true)))

@@ -16,7 +16,7 @@ use crate::{
     render::{actors, clean},
 };
 use failsafe_core::{Action, Decision, Mode, decision::Cause, record::Record};
-use failsafe_proto::v1 as pb;
+use failsafe_proto::{ErrorReason, v1 as pb};
 use nix::{
     sys::{
         signal::{Signal, kill},
@@ -282,7 +282,12 @@ impl Reports {
     async fn follow_from(&self, daemon: &Target, id: &str, next: &mut u64, lost: &mut bool) -> Result<(), Fail> {
         let client = Client::connect(daemon).await?;
         let request = pb::WatchRequest { from: *next, follow: true, run: id.to_owned(), ..Default::default() };
-        let mut records = client.events().watch(request).await?.into_inner();
+        let answer = client.events().watch(request).await;
+        // The log is another one than before, and shorter: all of it is new.
+        if answer.as_ref().is_err_and(|status| ErrorReason::of(status) == Some(ErrorReason::InvalidRequest)) {
+            *next = 0;
+        }
+        let mut records = answer?.into_inner();
         if std::mem::take(lost) {
             print_line(self.raw, "failsafectl: follows the run again");
         }
