@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     body::Body,
     codegen::{Body as HttpBody, Service, http},
 };
@@ -217,9 +217,26 @@ where
         Box::pin(async move {
             let counted = (permit, under_way);
             let mut answer = answer.await?;
+            give_reason(answer.headers_mut());
             shorten(answer.headers_mut());
             Ok(answer.map(|body| Body::new(Counted { body, _counted: counted })))
         })
+    }
+}
+
+/// Gives a reason to the refusal of a request that no service saw: its message could not be read. The library that decodes it answers
+/// without details, and with a code that stands for a defect of this program.
+fn give_reason(headers: &mut http::HeaderMap) {
+    let Some(status) = Status::from_header_map(headers).filter(|status| status.details().is_empty()) else { return };
+    if !matches!(status.code(), Code::Internal | Code::OutOfRange) {
+        return;
+    }
+    let status = ErrorReason::InvalidRequest.status(format!("the request cannot be read: {}", status.message()));
+    let said = status.into_http::<Body>();
+    for name in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
+        if let Some(value) = said.headers().get(name) {
+            headers.insert(name, value.clone());
+        }
     }
 }
 
@@ -342,6 +359,31 @@ mod tests {
         let mut headers = status.headers().clone();
         shorten(&mut headers);
         assert_eq!(headers, *status.headers());
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_refused_with_a_reason() {
+        let answered = |status: Status| {
+            let mut headers = status.into_http::<Body>().headers().clone();
+            give_reason(&mut headers);
+            Status::from_header_map(&headers).unwrap()
+        };
+        for code in ["13", "11"] {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("grpc-status", code.parse().unwrap());
+            headers.insert("grpc-message", "failed%20to%20decode%20Protobuf%20message".parse().unwrap());
+            let status = answered(Status::from_header_map(&headers).unwrap());
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert_eq!(ErrorReason::of(&status), Some(ErrorReason::InvalidRequest));
+            assert_eq!(status.message(), "the request cannot be read: failed to decode Protobuf message");
+        }
+        let defect = answered(ErrorReason::Internal.status("a worker failed"));
+        assert_eq!(ErrorReason::of(&defect), Some(ErrorReason::Internal), "a service says so");
+        let unknown = answered(Status::unimplemented(""));
+        assert_eq!((unknown.code(), ErrorReason::of(&unknown)), (Code::Unimplemented, None));
+        let mut done = http::HeaderMap::new();
+        give_reason(&mut done);
+        assert!(done.is_empty(), "no error");
     }
 
     #[test]

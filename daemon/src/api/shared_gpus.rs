@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn a_run_that_the_caller_may_not_see_is_counted_and_not_named() {
         let gpu = GpuId("GPU-1".into());
-        let warning = |named: &[&str], hidden| text(&gpu, named.iter().map(|name| (*name).to_owned()).collect(), hidden);
+        let warning =
+            |named: &[&str], hidden| text(&gpu, named.iter().map(|name| (*name).to_owned()).collect(), hidden);
         assert_eq!(warning(&[], 0), None);
         assert_eq!(warning(&["run a (1)"], 0).unwrap(), "GPU-1 is also held by run a (1)");
         assert_eq!(warning(&["run a (1)"], 1).unwrap(), "GPU-1 is also held by run a (1), a run of another user");

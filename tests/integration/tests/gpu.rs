@@ -1,7 +1,7 @@
 //! GPUs through NVML, here through the simulated library: the daemon knows nothing of it but its path.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Node, TWO_GPUS, on_gpu_node, on_node, sentinel, wait_for};
+use integration::{Launch, NOBODY, Node, TWO_GPUS, on_gpu_node, on_node, sentinel, wait_for};
 use std::fs;
 
 const HOT: &str = r#"
@@ -279,6 +279,28 @@ fn two_runs_on_one_card_are_shown_with_the_part_of_each() -> Result<()> {
             let page = node.ctl(["describe", name])?.expect(0)?.out;
             ensure!(page.contains("by-utilization") && page.contains("GPU TIME"), "{page}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_run_on_a_gpu_that_another_run_holds_gets_a_warning() -> Result<()> {
+    on_gpu_node("shared-gpu", TWO_GPUS, "", |node| {
+        let all = |node: &Node| Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(2));
+        wait_for("both GPUs are seen", || all(node))?;
+        let first = Launch::new("first", POLICY).gpu("0").user("root").start(node, ["sleep", "600"])?;
+        let none = node.run("first")?["warnings"].clone();
+        ensure!(none == serde_json::json!([]), "nobody else has the GPU: {none}");
+        let second = Launch::new("second", POLICY).gpu("0").start(node, ["sleep", "600"])?;
+        let apart = Launch::new("apart", POLICY).gpu("1").start(node, ["sleep", "600"])?;
+        let named = format!("is also held by run first ({})", first.id());
+        let warning = node.run("second")?["warnings"][0].as_str().context("a warning")?.to_owned();
+        ensure!(warning.ends_with(&named), "{warning}");
+        ensure!(node.ctl(["describe", "first"])?.expect(0)?.out.contains(second.id()), "the other one has it, too");
+        ensure!(node.run(apart.name())?["warnings"] == serde_json::json!([]));
+        // The owner of the second run may not see the first one.
+        let own = node.ctl_as(NOBODY, ["describe", "second"])?.expect(0)?.out;
+        ensure!(own.contains("is also held by a run of another user") && !own.contains(first.id()), "{own}");
         Ok(())
     })
 }

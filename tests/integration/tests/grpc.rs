@@ -83,6 +83,23 @@ fn mistakes_have_the_codes_and_the_reasons_that_the_interface_promises() -> Resu
             };
             let status = runs.start(gpu).await.err().context("an unknown GPU was taken")?;
             ensure!(status.code() == Code::InvalidArgument && status.message().contains("GPU-none"), "{status:?}");
+            let mut events = v1::event_service_client::EventServiceClient::new(channel.clone());
+            let past = v1::WatchRequest { from: 1_000_000, follow: true, ..Default::default() };
+            let status = events.watch(past).await.err().context("a stream from past the end of the log")?;
+            ensure!(ErrorReason::of(&status) == Some(ErrorReason::InvalidRequest), "{status:?}");
+            ensure!(status.message().starts_with("from: entry 1000000 is past the end"), "{status:?}");
+            let none = v1::WatchRequest { incident: "inc-09da37a735e2-2".into(), ..Default::default() };
+            let status = events.watch(none).await.err().context("a stream about an unknown incident")?;
+            ensure!(ErrorReason::of(&status) == Some(ErrorReason::IncidentNotFound), "{status:?}");
+            let path = "/failsafe.v1.RunService/Get".parse()?;
+            let mut raw = tonic::client::Grpc::new(channel.clone());
+            raw.ready().await?;
+            // A name that is no UTF-8 text.
+            let codec = tonic_prost::ProstCodec::<Vec<u8>, v1::Run>::default();
+            let status =
+                raw.unary(tonic::Request::new(vec![0xff, 0xfe]), path, codec).await.err().context("decoded")?;
+            ensure!(status.code() == Code::InvalidArgument, "{status:?}");
+            ensure!(ErrorReason::of(&status) == Some(ErrorReason::InvalidRequest), "{status:?}");
             let mut nodes = v1::node_service_client::NodeServiceClient::new(channel);
             let told = nodes.status(v1::StatusRequest {}).await?.into_inner();
             ensure!(told.log_state == "healthy" && told.runs == 0, "{told:?}");
