@@ -188,16 +188,16 @@ fn unreachable(socket: &Path, error: &io::Error) -> Fail {
                  without it with --offline";
     match error.kind() {
         ErrorKind::NotFound => {
-            Fail::new(Exit::Error, format!("failsafed is not running: there is no socket {at}")).advise(start)
+            Fail::new(Exit::Unknown, format!("failsafed is not running: there is no socket {at}")).advise(start)
         }
         ErrorKind::ConnectionRefused => {
-            Fail::new(Exit::Error, format!("failsafed is not running: nobody listens at {at}")).advise(start)
+            Fail::new(Exit::Unknown, format!("failsafed is not running: nobody listens at {at}")).advise(start)
         }
         ErrorKind::PermissionDenied => {
             Fail::new(Exit::Denied, format!("permission denied on socket {at}"))
                 .advise("ask an administrator for membership in the group `failsafe`; other users need write permission on the socket")
         }
-        _ => Fail::because(format!("cannot reach failsafed at {at}"), error).advise(start),
+        _ => Fail { exit: Exit::Unknown, ..Fail::because(format!("cannot reach failsafed at {at}"), error) }.advise(start),
     }
 }
 
@@ -213,10 +213,10 @@ mod tests {
         let connect = || block_on(Client::connect(&target)).unwrap_err();
         let missing = connect();
         assert!(missing.message.contains("there is no socket"), "{missing}");
-        assert!(missing.advice.unwrap().contains("systemctl start failsafed"));
+        assert!(missing.advice.as_deref().unwrap_or_default().contains("systemctl start failsafed"));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let dead = connect();
         assert!(dead.message.contains("nobody listens"), "{dead}");
-        assert_eq!(dead.exit, Exit::Error);
+        assert_eq!((missing.exit, dead.exit), (Exit::Unknown, Exit::Unknown));
     }
 }

@@ -32,7 +32,7 @@ pub enum Exit {
     Draining = 11,
     /// `node health`: not to be used until somebody resets it.
     Unhealthy = 12,
-    /// `node health`: not seen, or not lately. `node health`, `node placeable`: no daemon answers.
+    /// No daemon answers. `node health`: not seen, or not lately.
     Unknown = 13,
     /// `node placeable`: no.
     NotPlaceable = 14,

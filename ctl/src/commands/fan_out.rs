@@ -205,8 +205,16 @@ fn summary(exits: &BTreeMap<u8, Vec<String>>) -> String {
 /// Which of two exit codes is worse: an answer that could not be had is worse than any answer, and a higher code of an answer
 /// (10 and more) is worse than a lower one.
 fn severity(exit: u8) -> (u8, u8) {
-    const ORDER: [Exit; 7] =
-        [Exit::Partial, Exit::NotFound, Exit::Usage, Exit::Denied, Exit::Timeout, Exit::Error, Exit::Tampered];
+    const ORDER: [Exit; 8] = [
+        Exit::Partial,
+        Exit::NotFound,
+        Exit::Usage,
+        Exit::Denied,
+        Exit::Timeout,
+        Exit::Unknown,
+        Exit::Error,
+        Exit::Tampered,
+    ];
     match ORDER.iter().position(|it| *it as u8 == exit) {
         _ if exit == 0 => (0, 0),
         None => (1, exit),
@@ -259,6 +267,7 @@ mod tests {
         let worst = |exits: &[u8]| exits.iter().copied().max_by_key(|exit| severity(*exit)).unwrap();
         assert_eq!(worst(&[0, 10, 12]), 12);
         assert_eq!(worst(&[0, 13, 1]), 1);
+        assert_eq!(worst(&[5, 14, 13]), 13, "no daemon answers there");
         assert_eq!(worst(&[0, 6, 3]), 6);
         assert_eq!(worst(&[4, 5, 1]), 1);
         assert_eq!(worst(&[0, 0]), 0);

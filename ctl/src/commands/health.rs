@@ -72,7 +72,7 @@ fn ask(place: &Place<'_>) -> Result<pb::HealthResponse, Fail> {
 /// Whether a later answer may differ: nobody answers, or what was asked for is not known yet.
 fn unknown(asked: &Result<pb::HealthResponse, Fail>, args: &HealthArgs) -> bool {
     match asked {
-        Err(fail) => fail.exit == Exit::Error,
+        Err(fail) => matches!(fail.exit, Exit::Error | Exit::Unknown),
         Ok(health) => match page::choose(health, &each(&args.gpus)) {
             Ok(chosen) => page::level(health, &chosen, !args.gpus.is_empty()) == pb::HealthLevel::Unknown,
             // A daemon that has just started does not know its GPUs yet.
@@ -85,7 +85,8 @@ pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> 
     let capacity = block_on(async {
         let client = Client::connect(place.daemon).await?;
         Ok(client.node().capacity(pb::CapacityRequest {}).await?.into_inner())
-    })?;
+    })
+    .map_err(nobody_to_ask)?;
     print(&if output.json() { json::text(&json::capacity(&capacity)) } else { page::capacity(&capacity) })?;
     Ok(Exit::Done)
 }

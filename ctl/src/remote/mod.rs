@@ -56,7 +56,7 @@ impl Node {
         let name = address.server_name()?;
         let connected = async {
             let stream = TcpStream::connect((address.host(), address.port())).await.map_err(|error| {
-                Fail::because(format!("cannot reach {address}"), &error)
+                Fail { exit: Exit::Unknown, ..Fail::because(format!("cannot reach {address}"), &error) }
                     .advise("is failsafe-gateway running there, with a [remote] table? `journalctl -u failsafe-gateway` on the node")
             })?;
             let stream = connector.connect(name, stream).await.map_err(|error| {

@@ -205,10 +205,32 @@ fn refusals_have_their_exit_codes() {
 }
 
 #[test]
+fn without_a_daemon_every_command_that_asks_it_ends_with_13() {
+    let dir = tempfile::tempdir().unwrap();
+    for line in [
+        "list",
+        "describe r",
+        "freeze r --reason x",
+        "freeze --all --reason x",
+        "thaw r --reason x",
+        "kill r --reason x",
+        "events",
+        "node capacity",
+        "node placeable",
+        "node status",
+        "gpu cordon 0 --reason x",
+    ] {
+        let output = bare(&dir.path().join("none")).args(line.split(' ')).output().unwrap();
+        assert_eq!(output.status.code(), Some(13), "{line}: {}", err(&output));
+        assert!(err(&output).contains("failsafed is not running"), "{line}: {}", err(&output));
+    }
+}
+
+#[test]
 fn without_a_daemon_doctor_shows_how_to_start_it() {
     let dir = tempfile::tempdir().unwrap();
     let output = bare(&dir.path().join("none")).arg("doctor").output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(13));
     assert!(err(&output).contains("failsafed is not running"), "{}", err(&output));
     assert!(err(&output).contains("systemctl start failsafed"), "{}", err(&output));
 }
@@ -239,7 +261,7 @@ fn policy_check_asks_the_node_if_it_can() {
         command.args(["policy", "check"]).arg(fake.path("p.toml")).args(more).output().unwrap()
     };
     assert_eq!(alone(&[]).status.code(), Some(0));
-    assert_eq!(alone(&["--node"]).status.code(), Some(1));
+    assert_eq!(alone(&["--node"]).status.code(), Some(13));
     std::fs::write(fake.path("bad.toml"), POLICY.replace("owner", "onwer")).unwrap();
     let bad = fake.ctl("policy check bad.toml");
     assert_eq!(bad.status.code(), Some(1));

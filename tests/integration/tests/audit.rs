@@ -114,7 +114,7 @@ fn the_log_is_read_without_a_daemon() -> Result<()> {
         ensure!(offline.starts_with(&live), "the file has something else than the daemon told");
         let page = node.ctl(["explain", "--offline", "frozen"])?.expect(0)?.out;
         ensure!(page.contains("to be read later") && page.contains(run.id()), "{page}");
-        let silent = node.ctl(["list"])?.expect(1)?;
+        let silent = node.ctl(["list"])?.expect(13)?;
         ensure!(silent.err.contains("systemctl start failsafed"), "no advice: {}", silent.err);
         node.log_is_whole()
     })

@@ -164,7 +164,7 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
         independently(&elsewhere.file())?;
         // The daemon is asked, unless the caller says otherwise.
         let mut command = node.ctl_command(["incident", "export", &incident, "-o", "/tmp/never"]);
-        ensure!(CommandOutput::of(&mut command)?.expect(1)?.err.contains("--offline"), "no advice");
+        ensure!(CommandOutput::of(&mut command)?.expect(13)?.err.contains("--offline"), "no advice");
         node.log_is_whole()
     })
 }

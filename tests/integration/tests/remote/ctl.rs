@@ -39,17 +39,17 @@ fn failsafectl_asks_other_nodes_and_ends_with_the_worst_exit_code() -> Result<()
             let refused = ctl("dns:viewer", &format!("--host {here} {line}"))?.expect(2)?;
             ensure!(refused.err.contains(what), "{refused:?}");
         }
-        let gone = ctl("dns:viewer", &format!("--host localhost:{nobody} list"))?.expect(1)?;
+        let gone = ctl("dns:viewer", &format!("--host localhost:{nobody} list"))?.expect(13)?;
         ensure!(gone.err.contains(&format!("cannot reach localhost:{nobody}")), "{gone:?}");
 
         let nodes = node.file("nodes");
         fs::write(&nodes, format!("{here} # this one\nlocalhost:{nobody}\n"))?;
         let all = format!("--hosts @{}", nodes.display());
-        let both = ctl("dns:viewer", &format!("{all} list"))?.expect(1)?;
+        let both = ctl("dns:viewer", &format!("{all} list"))?.expect(13)?;
         ensure!(both.out.lines().all(|line| line.starts_with(&format!("{here}: "))), "{both:?}");
-        ensure!(both.err.contains(&format!("1 of 2 nodes: exit code 0; 1: localhost:{nobody}")), "{both:?}");
+        ensure!(both.err.contains(&format!("1 of 2 nodes: exit code 0; 13: localhost:{nobody}")), "{both:?}");
         let both =
-            ctl("uri:spiffe://test/operator", &format!("{all} freeze victim --reason test -o json"))?.expect(1)?;
+            ctl("uri:spiffe://test/operator", &format!("{all} freeze victim --reason test -o json"))?.expect(13)?;
         let lines: Result<Vec<serde_json::Value>, _> = both.out.lines().map(serde_json::from_str).collect();
         let lines = lines?;
         let done = lines.iter().find(|line| line["node"] == here.as_str()).context("a line of the node")?;
