@@ -16,7 +16,7 @@ pub const OWNER: &str = "owner";
 pub enum Actor {
     /// A process of this node, at the other end of the control socket.
     Local(LocalPeer),
-    /// An identity that another machine proved. Nothing makes one yet.
+    /// An identity that another machine proved.
     Remote {
         /// Its name.
         name: String,
