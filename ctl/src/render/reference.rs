@@ -27,7 +27,7 @@ pub fn common(
     let (bad, good) = (count(bad, "bad statement", "bad statements"), count(good, "good one", "good ones"));
     let mut out = match separates.len() {
         0 => paint.warn(&format!("no factor is known to be shared by {bad} and by none of {good}")),
-        n => paint.good(&format!("{} separates {bad} from {good}", count(n, "factor", "factors"))),
+        n => paint.good(&format!("{} {bad} from {good}", count(n, "factor separates", "factors separate"))),
     };
     out.push('\n');
     for (title, list) in [("", separates), ("may separate them, but is not known everywhere", candidates)] {
