@@ -110,7 +110,7 @@ impl Pattern {
         }
         let (last, before) = parts.split_last().ok_or("it is empty")?;
         if before.iter().any(|part| part.contains("**")) || (last.contains("**") && last != "**") {
-            return Err("`**` stands for the rest of a path: expected it as the whole last segment".to_owned());
+            return Err("`**` means the rest of a path: expected it as the whole last segment".to_owned());
         }
         Ok(Pattern(parts))
     }

@@ -67,7 +67,7 @@ pub enum InUse {
         pids: String,
     },
     /// `/proc` cannot be read.
-    #[error("who has {device} open cannot be told")]
+    #[error("cannot determine which processes have {device} open")]
     Unknown {
         /// The device file.
         device: String,

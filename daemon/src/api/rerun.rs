@@ -76,7 +76,7 @@ pub(super) async fn policy(context: &Arc<Context>, of: &EndedRun) -> Result<Poli
     let (context, digest) = (context.clone(), of.run.policy);
     let kept = blocking(move || context.registry.store().policy(&digest)).await?;
     kept.map_err(|error| {
-        ErrorReason::RunNotRestartable.status(format!("the policy of the run is not kept: {}", error.chain()))
+        ErrorReason::RunNotRestartable.status(format!("the policy of the run is not stored: {}", error.chain()))
     })
 }
 
@@ -208,7 +208,7 @@ async fn started(context: &Arc<Context>, of: &EndedRun) -> Result<(Started, Opti
     let (reader, id) = (context.clone(), of.run.id);
     let read = blocking(move || {
         let started = Started::read(reader.registry.store(), id);
-        let started = started.map_err(|why| format!("with what it was started is not kept: {why}"))?;
+        let started = started.map_err(|why| format!("what it was started with is not stored: {why}"))?;
         let logged = started.is_as_logged(reader.log.path());
         Ok((started, logged.map_err(|error| format!("the audit log cannot be read: {}", chain(&error)))?))
     });

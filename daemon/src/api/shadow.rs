@@ -63,7 +63,7 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
             .read(share, move || {
                 // It judges all the same, without effect: only a restart ends it.
                 if let Err(why) = shadows.keep(&asked) {
-                    tracing::warn!(%run, why, "a shadow is not kept: a restart of the daemon ends it");
+                    tracing::warn!(%run, why, "a shadow is not stored: a restart of the daemon ends it");
                 }
             })
             .await?;

@@ -208,8 +208,7 @@ impl KernelLogIngest {
                     Some(LogFinding::Xid { gpu, code, slice, text, at })
                 }
                 None => {
-                    let text =
-                        format!("XID {code} of {}, which is no GPU that NVML or the driver has told", place(bus));
+                    let text = format!("XID {code} of {}, which is no GPU that NVML or the driver lists", place(bus));
                     let reason = format!("xid-{code}-elsewhere");
                     noted(Target::Node, reason, Level::Degraded, text, Advice::InspectHardware)
                 }

@@ -232,7 +232,7 @@ fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Re
             Ok(detail.contains("unsupported: [") && detail.contains("gpu.bar1_used") && detail.contains("gpu.power: "))
         })?;
         let twins = check("has the UUID of GPU")?;
-        ensure!(twins.contains("cannot be told apart"), "{twins}");
+        ensure!(twins.contains("cannot be distinguished"), "{twins}");
         // The slow signals and the events' registration come later than the first sample.
         wait_for("what GPU 0 has not is told, and the other is well", || {
             let status = node.json(["node", "status"])?;

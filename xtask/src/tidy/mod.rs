@@ -3,6 +3,7 @@
 
 mod edges;
 mod layers;
+mod phrases;
 mod policies;
 mod prose;
 mod proto;
@@ -32,6 +33,7 @@ pub fn run() -> Result<()> {
     sources::check(&mut findings)?;
     policies::check(&mut findings)?;
     prose::check(&mut findings)?;
+    phrases::check(&mut findings)?;
     proto::check(&mut findings)?;
     findings.look.iter().for_each(|line| println!("tidy: worth a look: {line}"));
     findings.wrong.iter().for_each(|line| println!("tidy: {line}"));

@@ -133,7 +133,7 @@ fn judge(name: &str, text: &str, findings: &mut Findings) -> Document {
 }
 
 /// Banned phrases of a text, as whole words.
-fn banned(text: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn banned(text: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     let text = text.to_lowercase();
     let is_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '-');
     BANNED.into_iter().filter(move |(phrase, _)| {

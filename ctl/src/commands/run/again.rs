@@ -82,7 +82,7 @@ pub(in crate::commands) fn rerun(place: &Place<'_>, args: &RerunArgs) -> Result<
     let directory =
         args.directory.clone().or_else(|| Some(of.directory.clone().into()).filter(|it: &PathBuf| it != Path::new("")));
     let directory = directory.ok_or_else(|| {
-        Fail::usage("the folder of the run is not kept, because its path looks like a secret")
+        Fail::usage("the folder of the run is not stored, because its path looks like a secret")
             .advise("give it with --directory")
     })?;
     if args.announce.is_none() {
@@ -335,7 +335,7 @@ mod tests {
     fn each_variable_that_was_redacted_or_never_read_has_to_be_given() {
         let own = |name: &str| (name == "HOME").then(|| OsString::from("/home/me"));
         let fail = variables(&plan(), &args(&[]), own).unwrap().missing.fail().unwrap();
-        assert!(fail.message.contains("secret, which is not kept: XLA_FLAGS"), "{}", fail.message);
+        assert!(fail.message.contains("secret, which is not stored: XLA_FLAGS"), "{}", fail.message);
         assert!(fail.message.contains("never read: HOME"), "{}", fail.message);
         let fail = variables(&plan(), &args(&["--inherit"]), own).unwrap().missing.fail().unwrap();
         assert!(fail.message.contains("XLA_FLAGS") && !fail.message.contains("HOME"), "{}", fail.message);

@@ -269,7 +269,7 @@ pub fn refusal(policy: &Policy, grants: &Grants) -> Option<String> {
     let mut broken = broken(policy, grants);
     broken.retain(|judged| !judged.is_tolerated(policy));
     let one = |judged: &RuleAssurance| match judged.effect {
-        Effect::Observe => format!("what {} speaks of is not seen ({})", judged.rule, judged.detail),
+        Effect::Observe => format!("what {} is about is not seen ({})", judged.rule, judged.detail),
         _ => format!("{} would be {}, not blocked-in-kernel ({})", judged.rule, judged.name(), judged.detail),
     };
     let lacks = |what: &str| broken.iter().any(|judged| judged.detail.contains(what));

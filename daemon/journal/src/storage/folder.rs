@@ -180,7 +180,7 @@ impl LogFolder {
         let heads = layout.heads.iter().filter_map(|path| match HeadFile::open(path) {
             Ok(head) => Some(head),
             Err(error) => {
-                findings.push(format!("the log's head is not kept in {}: {error}", path.display()));
+                findings.push(format!("the log's head is not stored in {}: {error}", path.display()));
                 None
             }
         });

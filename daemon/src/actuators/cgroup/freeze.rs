@@ -252,7 +252,7 @@ pub fn sweep(cgroup: &Cgroup, limit: Option<Instant>, wanted: &dyn Fn() -> bool)
         swept.levels += 1;
         Ok(())
     });
-    let cut = || Some(format!("{} levels below the root were told to freeze, not all", swept.levels - 1));
+    let cut = || Some(format!("{} levels below the root were asked to freeze, not all", swept.levels - 1));
     swept.unfinished = match walked {
         Ok(walk) if walk.complete => failed,
         Ok(_) => cut(),

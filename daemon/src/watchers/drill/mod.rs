@@ -300,7 +300,7 @@ impl Drilling {
 
     fn keep(&self) {
         if let Err(error) = self.parts.file.write(&self.drills) {
-            tracing::warn!(why = chain(&error), "the results of drills are not kept: a restart forgets them");
+            tracing::warn!(why = chain(&error), "the results of drills are not stored: a restart forgets them");
         }
     }
 

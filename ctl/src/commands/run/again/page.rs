@@ -47,7 +47,7 @@ pub(super) fn shown(
     let _text = writeln!(
         out,
         "directory   {}",
-        if of.directory.is_empty() { "not kept".to_owned() } else { clean(&of.directory) }
+        if of.directory.is_empty() { "not stored".to_owned() } else { clean(&of.directory) }
     );
     match checkpoint {
         Some(it) => {

@@ -38,7 +38,7 @@ impl Missing {
     /// Says which are missing and how to give them.
     pub fn fail(&self) -> Option<Fail> {
         let lists = [
-            (&self.redacted, "had a secret, which is not kept"),
+            (&self.redacted, "had a secret, which is not stored"),
             (&self.unread, "had a value that was never read"),
             (&self.lacking, "had a value that was never read, and your environment has no such variable"),
         ];

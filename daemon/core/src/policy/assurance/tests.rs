@@ -181,7 +181,7 @@ fn a_run_is_refused_when_a_refusal_is_only_promised() {
     assert_eq!(refusal(&rule(when, "observe", ""), &plain()), None);
     let unseen = "{ event = \"privilege\", gain = \"capability\" }";
     let why = refusal(&rule(unseen, "observe", ""), &old()).unwrap();
-    assert!(why.contains("what r speaks of is not seen (capability: no lsm/bprm_creds_from_file)"), "{why}");
+    assert!(why.contains("what r is about is not seen (capability: no lsm/bprm_creds_from_file)"), "{why}");
     assert_eq!(refusal(&rule(unseen, "observe", ""), &full()), None);
     assert_eq!(refusal(&rule(unseen, "observe", "on_blind = \"continue\""), &old()), None);
     let willing = rule(when, "deny", "on_blind = \"continue\"");
@@ -309,6 +309,6 @@ fn events_that_are_parts_of_a_condition_are_seen_and_never_denied() {
     let blind = Grants { listens: false, ..plain() };
     let (got, why) = worth(when, "observe", &blind);
     assert_eq!((got, why.contains("listen")), ("not seen", true), "the worst of its events counts: {why}");
-    assert!(refusal(&rule(when, "observe", ""), &blind).unwrap().contains("what r speaks of is not seen"));
+    assert!(refusal(&rule(when, "observe", ""), &blind).unwrap().contains("what r is about is not seen"));
     assert!(assess(&rule(alone, "observe", ""), &full()).is_empty(), "nothing of it depends on the kernel");
 }

@@ -119,7 +119,7 @@ fn never(kind: EventKind, field: Field, pattern: &Pattern) -> Option<String> {
             Some(format!("a path begins with `/`, but {shown} does not: write the whole path, or `*/{text}`"))
         }
         (EventKind::Exec | EventKind::Open, Field::Path) if text.contains('*') => {
-            Some(format!("`*` stands for any text at the start or the end only, and {shown} has one inside"))
+            Some(format!("`*` means any text at the start or the end only, and {shown} has one inside"))
         }
         (EventKind::Dns, Field::Name) if text.chars().any(char::is_uppercase) => {
             Some(format!("names are in lower case, but {shown} is not"))

@@ -117,7 +117,7 @@ impl Gpu {
         self.busy.calls("nvmlDeviceGetUUID");
         let uuid = device.uuid().map_err(|error| error.to_string())?;
         if let Some(other) = self.shared.claimed(&uuid, self.index) {
-            return Err(format!("it has the UUID of GPU {other}, {uuid}: they cannot be told apart"));
+            return Err(format!("it has the UUID of GPU {other}, {uuid}: they cannot be distinguished"));
         }
         Ok((identity::read(&device, &uuid, self.index, &self.busy, &[]), device))
     }
