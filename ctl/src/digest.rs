@@ -7,10 +7,12 @@
 //! ```
 
 use crate::{exit::Fail, render::clean};
+use failsafe_journal::storage::bounded::open_regular;
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::fcntl::OFlag;
 use sha2::{Digest as _, Sha256};
 use std::{
-    fs::File,
+    fs::OpenOptions,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -90,7 +92,8 @@ fn listed(folder: &Path) -> Result<Vec<(PathBuf, String, u64)>, Fail> {
 
 fn hash(file: &Path, bar: &ProgressBar) -> io::Result<(String, u64)> {
     let (mut hasher, mut read, mut chunk) = (Sha256::new(), 0, vec![0; CHUNK]);
-    let mut file = File::open(file)?;
+    // A pipe would wait for a writer.
+    let mut file = open_regular(file, OpenOptions::new().read(true), OFlag::empty())?;
     loop {
         match file.read(&mut chunk) {
             Ok(0) => return Ok((hex::encode(hasher.finalize()), read)),
@@ -120,6 +123,17 @@ pub fn absolute(path: &Path) -> Result<String, Fail> {
 mod tests {
     use super::*;
     use std::{fs, os::unix::fs::symlink, process::Command};
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        // Were it opened as other files are, this thread would wait for ever.
+        std::thread::spawn(move || done.send(hash(&pipe, &ProgressBar::hidden()).is_err()));
+        assert_eq!(wait.recv_timeout(std::time::Duration::from_secs(10)), Ok(true));
+    }
 
     #[test]
     fn digests_are_those_that_sha256sum_makes() {

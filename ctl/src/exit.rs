@@ -114,10 +114,10 @@ impl Fail {
 impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Texts of files and of the daemon are in it.
-        let harmless: Vec<String> = self.message.split('\n').map(crate::text::clean).collect();
-        write!(f, "failsafectl: {}", harmless.join("\n"))?;
+        let harmless = |text: &str| text.split('\n').map(crate::text::clean).collect::<Vec<_>>().join("\n");
+        write!(f, "failsafectl: {}", harmless(&self.message))?;
         match &self.advice {
-            Some(advice) => write!(f, "\n  {advice}"),
+            Some(advice) => write!(f, "\n  {}", harmless(advice)),
             None => Ok(()),
         }
     }

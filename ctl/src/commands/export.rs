@@ -37,7 +37,8 @@ pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail>
             0 | 1 => String::new(),
             n => format!(", {} of {n} recordings", n as usize - sent.unreadable.len()),
         };
-        print(&format!("{} ({}{several})\n", args.output.display(), table::bytes(sent.bytes)))?;
+        let output = clean(&args.output.display().to_string());
+        print(&format!("{output} ({}{several})\n", table::bytes(sent.bytes)))?;
     }
     Ok(if sent.unreadable.is_empty() { Exit::Done } else { Exit::Partial })
 }

@@ -61,7 +61,7 @@ fn put(out: &LogOut, bytes: &[u8], text: &str) -> Result<(), Fail> {
     match &out.output {
         Some(file) => {
             super::file::save(file, out.force, bytes)?;
-            print(&format!("{} ({} bytes)\n", file.display(), bytes.len()))?;
+            print(&format!("{} ({} bytes)\n", clean(&file.display().to_string()), bytes.len()))?;
         }
         None => print(text)?,
     }

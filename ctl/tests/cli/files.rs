@@ -353,3 +353,18 @@ fn an_offline_test_of_discovery_reads_the_drop_ins_as_the_daemon_does() {
     let said = err(&refused);
     assert!(!refused.status.success() && said.contains("node.d/60-none.toml:1:12: discover: an empty list"), "{said}");
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let state = tempfile::tempdir().unwrap();
+    let pipe = state.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    for line in ["replay", "incident verify"] {
+        // `timeout` ends one that waits for a writer, with 124.
+        let mut command = std::process::Command::new("timeout");
+        command.arg("20").arg(env!("CARGO_BIN_EXE_failsafectl")).args(line.split(' ')).arg(&pipe);
+        let output = command.output().unwrap();
+        assert!(!matches!(output.status.code(), Some(0 | 124)), "{line}: {output:?}");
+        assert!(err(&output).contains("regular file") || err(&output).contains("is no file"), "{}", err(&output));
+    }
+}

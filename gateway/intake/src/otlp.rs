@@ -92,12 +92,27 @@ impl Form {
     }
 }
 
+/// Leaves of the flags of the points what OpenTelemetry has defined: a sender may set any bit, and those that are reserved mean
+/// something else here.
+fn known_flags(request: &mut ExportMetricsServiceRequest) {
+    let scopes = request.resource_metrics.iter_mut().flat_map(|resource| &mut resource.scope_metrics);
+    for metric in scopes.flat_map(|scope| &mut scope.metrics) {
+        match &mut metric.data {
+            Some(Data::Gauge(gauge)) => gauge.data_points.iter_mut().for_each(|point| point.flags &= NO_VALUE),
+            Some(Data::Sum(sum)) => sum.data_points.iter_mut().for_each(|point| point.flags &= NO_VALUE),
+            _ => {}
+        }
+    }
+}
+
 /// Reads protobuf. The caller bounds the size: a message can take 60 times its bytes in memory.
 ///
 /// # Errors
 /// [`Bad`].
 pub fn protobuf(bytes: &[u8], earlier: &mut Earlier) -> Result<Taken, Bad> {
-    ExportMetricsServiceRequest::decode(bytes).map(|request| taken(request, earlier)).map_err(Bad::Protobuf)
+    let mut request = ExportMetricsServiceRequest::decode(bytes).map_err(Bad::Protobuf)?;
+    known_flags(&mut request);
+    Ok(taken(request, earlier))
 }
 
 /// Reads JSON.
@@ -129,9 +144,15 @@ fn numbers(value: &mut serde_json::Value) {
                 Some("-Infinity") => NEGATIVE_INFINITE,
                 _ => 0,
             };
+            let is_point = fields.contains_key("asDouble") || fields.contains_key("asInt");
+            if is_point && let Some(sent) = fields.get("flags").and_then(flags) {
+                // A point without a value often has NaN in its place.
+                fields.insert("flags".to_owned(), Value::from(sent & NO_VALUE | flag));
+            } else if flag != 0 {
+                fields.insert("flags".to_owned(), Value::from(flag));
+            }
             if flag != 0 {
                 fields.insert("asDouble".to_owned(), Value::from(0.0));
-                fields.insert("flags".to_owned(), Value::from(flag));
             }
             for (name, field) in fields.iter_mut() {
                 let finite =
@@ -146,6 +167,12 @@ fn numbers(value: &mut serde_json::Value) {
         }
         _ => {}
     }
+}
+
+/// The flags of a point: a number, or text of one. `None`: they are not of this form, and the request is refused.
+fn flags(value: &serde_json::Value) -> Option<u32> {
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    u32::try_from(number).ok()
 }
 
 /// The value of a point, of which `number` is what its field has.

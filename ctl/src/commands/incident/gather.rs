@@ -124,7 +124,7 @@ impl Gathered {
 
     /// Adds a file of the state folder.
     pub fn file(&mut self, name: Name, path: &Path) {
-        match fs::read(path) {
+        match bounded::read(path, bounded::LARGEST) {
             Ok(bytes) if bytes.len() as u64 <= name.limit() => self.add(name, bytes),
             Ok(bytes) => self.lacks(name, format!("it has {} bytes; the limit is {}", bytes.len(), name.limit())),
             Err(error) => self.lacks(name, format!("{} cannot be read: {error}", path.display())),
@@ -165,7 +165,7 @@ impl Gathered {
             let policy: Policy = serde_json::from_value(reader.header().get("policy")?.clone()).ok()?;
             serde_json::to_vec(&policy).ok()
         };
-        let kept = fs::read(&file).ok().filter(is_it);
+        let kept = bounded::read(&file, bounded::LARGEST).ok().filter(is_it);
         match kept.or_else(|| recordings.iter().filter_map(of_header).find(is_it)) {
             Some(content) => self.add(Name::Policy, content),
             None => self.lacks(Name::Policy, format!("neither {} nor a recording has it", file.display())),

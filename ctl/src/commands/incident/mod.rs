@@ -29,8 +29,10 @@ use crate::{
     },
 };
 use failsafe_attest::key::MAX_KEYS_FILE;
+use failsafe_journal::storage::bounded::open_regular;
+use nix::fcntl::OFlag;
 use parts::Parts;
-use std::{fs::File, path::Path};
+use std::{fs::OpenOptions, path::Path};
 
 pub(super) fn verify(place: &Place<'_>, args: &IncidentVerifyArgs) -> Result<Exit, Fail> {
     let keys = args.keys.as_deref().map(listed).transpose()?;
@@ -50,10 +52,12 @@ pub(super) fn verify(place: &Place<'_>, args: &IncidentVerifyArgs) -> Result<Exi
 fn read(file: &Path, keys: Option<&Known>) -> Result<check::Checked, Fail> {
     let shown = clean(&file.display().to_string());
     let failed = |error: std::io::Error| Fail::because(format!("cannot read {shown}"), &error);
-    let opened = File::open(file).map_err(failed)?;
-    if !opened.metadata().map_err(failed)?.is_file() {
-        return Err(Fail::usage(format!("{shown} is no file")));
-    }
+    // A pipe would wait for a writer.
+    let opened = open_regular(file, OpenOptions::new().read(true), OFlag::empty());
+    let opened = opened.map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => Fail::usage(format!("{shown} is no file")),
+        _ => failed(error),
+    })?;
     Ok(match Parts::read(opened) {
         Ok(parts) => check::all(&parts, keys),
         Err(problem) => {

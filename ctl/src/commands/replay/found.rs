@@ -4,9 +4,20 @@
 //! so that nobody takes the others for all.
 
 use crate::exit::{Exit, Fail};
-use failsafe_journal::{recorder::MAGIC, storage::ReadAt};
+use failsafe_journal::{
+    recorder::MAGIC,
+    storage::{ReadAt, bounded::open_regular},
+};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 /// Name of the archive's list of recordings. It is the last file of the archive.
 pub(in crate::commands) const LIST: &str = "recordings.json";
@@ -73,6 +84,11 @@ pub(in crate::commands) struct Lost {
     pub exit: Exit,
 }
 
+/// Opens a file that is to be regular. A pipe would wait for a writer.
+fn open(path: &Path) -> io::Result<File> {
+    open_regular(path, OpenOptions::new().read(true), OFlag::empty())
+}
+
 impl RunRecordings {
     /// What is at `path`.
     pub(in crate::commands) fn at(path: &Path) -> Result<RunRecordings, Fail> {
@@ -80,7 +96,7 @@ impl RunRecordings {
         if path.is_dir() {
             return RunRecordings::in_folder(path);
         }
-        let file = File::open(path).map_err(failed)?;
+        let file = open(path).map_err(failed)?;
         let mut begin = [0; 512];
         let read = file.read_at(&mut begin, 0).map_err(failed)?;
         let is_archive = read == begin.len() && !begin.starts_with(&MAGIC) && begin[257..].starts_with(b"ustar");
@@ -98,7 +114,7 @@ impl RunRecordings {
         for entry in path.read_dir().map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if let Some(number) = entry.file_name().to_str().and_then(number) {
-                sections.insert(number, File::open(entry.path()).and_then(Section::whole));
+                sections.insert(number, open(&entry.path()).and_then(Section::whole));
             }
         }
         let of = sections.last_key_value().map_or(0, |(last, _)| last + 1);

@@ -2,6 +2,7 @@
 
 mod plain;
 
+use crate::visible::is_hidden;
 use std::{fmt, ops::Range};
 
 /// How bad a diagnostic is.
@@ -158,10 +159,7 @@ fn shown(text: &str) -> String {
         }
         match c {
             '\t' => out.push(' '),
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {
-                out.extend(c.escape_unicode());
-            }
-            c if c.is_control() => out.extend(c.escape_default()),
+            c if is_hidden(c) => out.extend(c.escape_default()),
             c => out.push(c),
         }
     }

@@ -278,6 +278,36 @@ fn json_reports_what_is_no_number_as_text() {
     assert!(!read("\"twelve\"").is_ok_and(|taken| !taken.values.is_empty()));
 }
 
+#[test]
+fn of_the_flags_of_a_point_only_the_one_for_no_value_counts() {
+    let all = (1..32).map(|bit| 1_u32 << bit);
+    for flags in all.chain([u32::MAX - 1]) {
+        let sent = |flags| NumberDataPoint { flags, ..point(2.0, vec![]) };
+        let sum = |flags| metric("tokens", Data::Sum(Sum { data_points: vec![sent(flags)], ..Sum::default() }));
+        assert_eq!(read(vec![], vec![gauge("loss", vec![sent(flags)])]).lines(), "loss 2e0\n", "{flags:x}");
+        assert_eq!(read(vec![], vec![sum(flags)]).lines(), "tokens 2e0\n", "{flags:x}");
+        assert_eq!(read(vec![], vec![gauge("loss", vec![sent(flags | NO_VALUE)]), sum(flags | NO_VALUE)]).lines(), "");
+    }
+    let of_json = |fields: &str| {
+        let text = format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"loss","gauge":{{"dataPoints":[{{{fields}}}]}}}}]}}]}}]}}"#
+        );
+        from_json(text.as_bytes()).unwrap().lines()
+    };
+    let reserved = u32::MAX - 1;
+    for (fields, lines) in [
+        (format!(r#""asDouble":2,"flags":{reserved}"#), "loss 2e0\n"),
+        (format!(r#""asDouble":"NaN","flags":{reserved}"#), "loss NaN\n"),
+        (format!(r#""asInt":"2","flags":{reserved}"#), "loss 2e0\n"),
+        // As a collector sends what has become stale.
+        (r#""asDouble":"NaN","flags":1"#.to_owned(), ""),
+        (r#""flags":1,"asDouble":"-Infinity""#.to_owned(), ""),
+        (format!(r#""asDouble":2,"flags":{}"#, u32::MAX), ""),
+    ] {
+        assert_eq!(of_json(&fields), lines, "{fields}");
+    }
+}
+
 /// A field of protobuf with a length.
 fn field(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![tag << 3 | 2];
