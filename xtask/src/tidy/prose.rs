@@ -85,12 +85,15 @@ fn judge(name: &str, text: &str, findings: &mut Findings) -> Document {
             Event::End(TagEnd::CodeBlock) => code = false,
             Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
             Event::End(TagEnd::Heading(_)) => {
+                paragraph.push(' ');
                 let slug = slug(&heading.take().unwrap_or_default());
                 let again = seen.entry(slug.clone()).and_modify(|n| *n += 1).or_insert(0);
                 document.anchors.insert(if *again == 0 { slug } else { format!("{slug}-{again}") });
             }
             Event::Start(Tag::TableCell) => cell = Some(String::new()),
             Event::End(TagEnd::TableCell) => {
+                // The next cell is another text.
+                paragraph.push(' ');
                 let words = cell.take().unwrap_or_default().split_whitespace().count();
                 if words > CELL {
                     wrong(line, format!("a table cell of {words} words, at most {CELL}"));
@@ -195,6 +198,8 @@ mod tests {
         assert_eq!(wrong("x\n\nNobody is told.\n"), ["a.md:3: `told`: write reported, shown or sent"]);
         assert!(wrong(&"x".repeat(121))[0].starts_with("a.md:1: 121 columns"));
         assert!(wrong(&format!("https://{}", "x".repeat(121))).is_empty());
+        let head = "| a | not kept |\n|---|---|\n| b | c |\n";
+        assert_eq!(wrong(head), ["a.md:3: `not kept`: write NOT ENFORCED"]);
         let cell = "word ".repeat(26);
         assert_eq!(wrong(&format!("| a |\n|---|\n| {} |\n", &cell[..100])), Vec::<String>::new());
         assert!(wrong(&format!("| a |\n|---|\n| {cell} |\n")).iter().any(|it| it.contains("a table cell of 26 words")));
