@@ -150,8 +150,8 @@ impl Modes {
         (Modes { node, rules, file, boot_id, disk, temporary, found_over, dropped: None, stale }, wrong)
     }
 
-    /// Holds what the file has against the audit log. An order that is not in force by the log does not count: policies are enforced,
-    /// and the file is removed later. The text is what differs.
+    /// Holds what the file has against the audit log. An order that is not in force by the log does not count: the configuration says what
+    /// holds, and the file is removed later. The text is what differs.
     #[must_use]
     pub fn borne_out_by(mut self, logged: &LoggedOrders, now: &Moment) -> (Modes, Option<String>) {
         let found = self.temporary().or_else(|| self.found_over.clone());
@@ -159,7 +159,7 @@ impl Modes {
             let missing = logged.orders.observe().filter(|order| order.until_ns > now.wall_ns && self.file.is_some());
             self.dropped = missing.map(|_| {
                 "mode.json is missing, or cannot be read: it had an order to observe that is in force by the audit log; \
-                 policies are enforced"
+                 the configuration says what holds"
                     .to_owned()
             });
             let text = self.dropped.clone();
@@ -167,6 +167,11 @@ impl Modes {
         };
         let text = match logged.orders.bear_out(order.until_ns, &order.reason, &order.actor) {
             BornOut::InForce => return (self, None),
+            // Its time is over, which is on record: only the file was not removed yet.
+            BornOut::Ended if self.temporary().is_none() => {
+                self.found_over = None;
+                return (self, None);
+            }
             BornOut::No if logged.may_lack && !logged.orders.know_observe() => {
                 let text = "the order to observe in mode.json is accepted although the audit log does not have it: the \
                             log was begun by an earlier version, and its beginning was removed";
@@ -178,7 +183,7 @@ impl Modes {
             BornOut::No => "mode.json had an order to observe that is not in force by the audit log: it does not count",
         };
         self.set(None);
-        (self.found_over, self.dropped) = (None, Some(format!("{text}; policies are enforced")));
+        (self.found_over, self.dropped) = (None, Some(format!("{text}; the configuration says what holds")));
         let text = self.dropped.clone();
         (self, text)
     }
@@ -462,6 +467,12 @@ mod tests {
             assert!(differs.as_deref().unwrap_or_default().contains(text) && differs.is_none() == text.is_empty());
             modes.settle().unwrap();
             assert_eq!(folder.path().join("mode.json").exists(), holds, "what does not count is removed");
+            give(&open());
+            let late = at(30, 120);
+            let (modes, differs) =
+                Modes::open(Mode::Enforce, &rules(), folder.path(), &late).0.borne_out_by(&logged, &late);
+            let has_ended = !may_lack && records.len() == 3;
+            assert!(!has_ended || differs.is_none() && modes.found_over().is_none() && modes.is_stale());
             let _removed = std::fs::remove_file(folder.path().join("mode.json"));
             let (_, differs) = open().borne_out_by(&logged, &now);
             let (_, later) = open().borne_out_by(&logged, &at(20, 110));
