@@ -7,6 +7,9 @@ use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
 
+/// What `describe` says of a run that stands still though failsafe did not freeze it.
+const SUSPENDED: &str = ", suspended: its processes are stopped, or somebody else froze its cgroup; failsafe did not";
+
 /// Whether the run is to be frozen, proved or not.
 fn is_freeze_desired(run: &pb::Run) -> bool {
     run.containment.iter().any(|step| step.desired && step.measure == "freeze")
@@ -221,7 +224,7 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
         [
             ("name", run.name.clone()),
             ("id", run.id.clone()),
-            ("state", json::state(run.state()).to_owned()),
+            ("state", json::state(run.state()).to_owned() + if run.suspended { SUSPENDED } else { "" }),
             ("guarded", guarded(run)),
             ("mode", mode(run)),
             ("containment error", run.containment_error.clone()),
@@ -363,7 +366,10 @@ pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, (paint, zone
     let incident = if answer.incident.is_empty() { String::new() } else { format!(" ({})", answer.incident) };
     let repeated = repeated(answer, zone);
     if answer.nothing_to_do {
-        return format!("{run}: was neither frozen nor blocked; nothing to do\n{repeated}");
+        return format!(
+            "{run}: was neither frozen nor blocked; nothing to do. If it stands still (+suspended in list), continue it where it was \
+             stopped, for example with `scontrol resume` or SIGCONT\n{repeated}"
+        );
     }
     let mut out = match answer.verdict() {
         pb::Verdict::Proved => format!("{run}{incident}: {done}, {} in {took}\n", paint.good("proved")),

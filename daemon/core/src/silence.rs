@@ -29,6 +29,8 @@ const SUGGESTIONS: usize = 8;
 #[derive(Debug, Default)]
 pub struct Silence {
     runs: BTreeMap<RunId, Watched>,
+    /// When it was last looked.
+    ticked: MonoTime,
 }
 
 #[derive(Debug, Default)]
@@ -110,23 +112,33 @@ impl Silence {
 
     /// The daemon stood still for this long until `at`: nothing could be reported.
     pub fn paused(&mut self, at: MonoTime, length: Span) {
-        let later = |from: MonoTime| from.later(length).min(at);
-        for needed in self.runs.values_mut().flat_map(|watched| watched.needed.values_mut()) {
-            needed.from = later(needed.from);
-            needed.last = needed.last.map(later);
-        }
+        self.ticked = self.ticked.later(length).min(at);
+        self.runs
+            .values_mut()
+            .flat_map(|watched| watched.needed.values_mut())
+            .for_each(|needed| needed.skip(at, length));
     }
 
-    /// What is missing now and was not before: at most one input of each run. `still` says which runs cannot report.
-    pub fn tick(&mut self, now: MonoTime, still: impl Fn(RunId) -> bool) -> Vec<Input> {
+    /// What is missing now and was not before: at most one input of each run. `frozen` and `suspended` say which runs cannot report: for
+    /// a run that failsafe froze, the time begins anew; the time in which it is suspended is taken away.
+    pub fn tick(
+        &mut self,
+        now: MonoTime,
+        frozen: impl Fn(RunId) -> bool,
+        suspended: impl Fn(RunId) -> bool,
+    ) -> Vec<Input> {
+        let since = now.since(std::mem::replace(&mut self.ticked, now));
         let mut out = Vec::new();
         for (run, watched) in &mut self.runs {
-            let still = still(*run);
+            let (frozen, suspended) = (frozen(*run), suspended(*run));
             let (mut metrics, mut rules) = (BTreeMap::new(), BTreeSet::new());
             for (metric, needed) in &mut watched.needed {
-                if still {
+                if frozen {
                     needed.from = now;
                     continue;
+                }
+                if suspended {
+                    needed.skip(now, since);
                 }
                 // What is known to be missing costs nothing more.
                 if needed.silent || !needed.is_missing(now) {
@@ -153,6 +165,12 @@ fn input(run: RunId, at: MonoTime, mut metrics: BTreeMap<String, String>, rules:
 }
 
 impl Needed {
+    /// For this long until `at` nothing could come.
+    fn skip(&mut self, at: MonoTime, length: Span) {
+        self.from = self.from.later(length).min(at);
+        self.last = self.last.map(|last| last.later(length).min(at));
+    }
+
     fn is_missing(&self, now: MonoTime) -> bool {
         now.since(self.from) > if self.last.is_some() { self.limit() } else { self.grace }
     }

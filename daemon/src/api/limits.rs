@@ -312,7 +312,8 @@ impl Bucket {
         (f64::from(self.pace.burst) - self.tokens).ceil().max(0.0) as usize
     }
 
-    fn is_full(&mut self, now: Instant) -> bool {
+    /// Whether none is taken.
+    pub(super) fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.tokens >= f64::from(self.pace.burst)
     }

@@ -3,12 +3,12 @@
 //! remote identities: a thousand clients of root do not delay a freeze by root, nor other remote clients one by a remote operator.
 //!
 //! Invariants: who makes few requests never waits for others; who takes turns waits for the others at most [`LONGEST`]; there are
-//! no more paces than connections. A name of a remote identity comes from the gateway, and has a role.
+//! no more paces than connections and users that had one lately. A name of a remote identity comes from the gateway, and has a role.
 
 use super::limits::{Bucket, PerSecond, Share};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,8 +27,8 @@ const TIMER: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Paces {
     pace: PerSecond,
-    users: Mutex<BTreeMap<u32, Weak<Client>>>,
-    identities: Mutex<BTreeMap<String, Weak<Client>>>,
+    users: Mutex<BTreeMap<u32, Arc<Client>>>,
+    identities: Mutex<BTreeMap<String, Arc<Client>>>,
     reserved: Arc<Turns>,
     remote: Arc<Turns>,
 }
@@ -75,7 +75,7 @@ impl Paces {
     pub fn of(&self, share: Share, now: Instant) -> Pace {
         let maker = match share {
             Share::Reserved(_) => Arc::new(Client::new(self.pace, Some(&self.reserved), now)),
-            Share::User(uid) => find(&self.users, &uid, || Client::new(self.pace, None, now)),
+            Share::User(uid) => find(&self.users, &uid, now, || Client::new(self.pace, None, now)),
         };
         Pace { client: Mutex::new(maker.clone()), maker }
     }
@@ -83,26 +83,30 @@ impl Paces {
     /// From now on, the connection has the pace of this remote identity; `None`: that of its maker.
     pub fn count_for(&self, pace: &Pace, identity: Option<&str>, now: Instant) {
         let client = match identity {
-            Some(name) => find(&self.identities, &name.to_owned(), || Client::new(self.pace, Some(&self.remote), now)),
+            Some(name) => {
+                find(&self.identities, &name.to_owned(), now, || Client::new(self.pace, Some(&self.remote), now))
+            }
             None => pace.maker.clone(),
         };
         *lock(&pace.client) = client;
     }
 }
 
-/// The client with this key; a new one if nobody has a connection of it. Those of which nobody has one are forgotten.
+/// The client with this key, or a new one. One of which nobody has a connection is forgotten once its bucket is full again: who
+/// connects anew has the pace that it had.
 fn find<K: Ord + Clone>(
-    clients: &Mutex<BTreeMap<K, Weak<Client>>>,
+    clients: &Mutex<BTreeMap<K, Arc<Client>>>,
     key: &K,
+    now: Instant,
     new: impl FnOnce() -> Client,
 ) -> Arc<Client> {
     let mut clients = lock(clients);
-    if let Some(client) = clients.get(key).and_then(Weak::upgrade) {
-        return client;
+    if let Some(client) = clients.get(key) {
+        return client.clone();
     }
-    clients.retain(|_, client| client.strong_count() > 0);
+    clients.retain(|_, client| Arc::strong_count(client) > 1 || !lock(&client.bucket).is_full(now));
     let client = Arc::new(new());
-    clients.insert(key.clone(), Arc::downgrade(&client));
+    clients.insert(key.clone(), client.clone());
     client
 }
 
@@ -250,6 +254,21 @@ mod tests {
         (0..FREE.burst).for_each(|_| operator.charge(now));
         assert_eq!(operator.wait(now), Duration::ZERO);
         assert!(*lock(&paces.reserved.next) <= now, "they take no turns of root");
+    }
+
+    #[test]
+    fn who_connects_anew_has_the_pace_that_it_had_until_it_has_waited() {
+        let (paces, now) = (Paces::new(PACE), Instant::now());
+        let pace = paces.of(Share::User(1_000), now);
+        (0..PACE.burst + PACE.rate).for_each(|_| pace.charge(now));
+        let wait = pace.wait(now);
+        assert!(wait > Duration::ZERO);
+        drop(pace);
+        drop(paces.of(Share::User(1_001), now));
+        assert_eq!(paces.of(Share::User(1_000), now).wait(now), wait);
+        let later = now + Duration::from_secs(60);
+        drop(paces.of(Share::User(1_002), later));
+        assert_eq!(lock(&paces.users).len(), 1, "those that are full again are forgotten");
     }
 
     #[test]

@@ -421,6 +421,14 @@ impl Pipeline {
         !is_latched && self.judge.state.is_ordered_by_owner_alone(control.run)
     }
 
+    /// Whether the owner orders a freeze of a run whose cgroup somebody else has frozen: a thaw of the owner must not lift that.
+    fn is_frozen_by_others(&self, control: &Control) -> bool {
+        let orders = control.command == input::Command::Freeze && control.role == OWNER;
+        orders
+            && !self.judge.state.is_frozen(control.run)
+            && self.runs.get(&control.run).is_some_and(|live| live.cgroup.freeze_requested().unwrap_or(true))
+    }
+
     fn input(&mut self, mut input: Input) {
         if self.is_echo(&input) {
             return;
@@ -482,7 +490,14 @@ impl Pipeline {
         let run = control.run;
         control.seq = self.judge.next_seq();
         self.parts.log.record(&Record::Control(control.clone()), Some(run), None);
+        let of_others = self.is_frozen_by_others(&control);
         let decisions = self.feed(Input::Control(control));
+        if of_others {
+            self.judge.state.others_want_it_frozen(run);
+            if let (Some(live), Some(containment)) = (self.runs.get(&run), self.judge.state.containment(run)) {
+                live.status().containment.clone_from(containment);
+            }
+        }
         for decision in decisions {
             let main = decision.actions.iter().find(|a| matches!(a, Action::Freeze | Action::Thaw | Action::Kill));
             if let (Some(main), true) = (main, decision.id.run == run) {

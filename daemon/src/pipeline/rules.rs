@@ -46,7 +46,7 @@ impl Pipeline {
     pub(super) fn listen_for_silence(&mut self, now: MonoTime) {
         let (runs, state) = (&self.runs, &self.judge.state);
         let frozen = |id: RunId| runs.get(&id).is_some_and(|live| live.status().containment.is_frozen());
-        for input in self.silence.tick(now, |id| frozen(id) || state.is_suspended(id)) {
+        for input in self.silence.tick(now, frozen, |id| state.is_suspended(id)) {
             self.silent(input);
             self.urgent();
         }

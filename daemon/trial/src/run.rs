@@ -234,8 +234,8 @@ impl<'c> Bench<'c> {
             return;
         }
         self.sample();
-        let (run, frozen) = (self.run, self.frozen());
-        for input in self.silence.tick(self.now, |id| id == run && frozen) {
+        let (run, frozen, suspended) = (self.run, self.frozen(), self.state.is_suspended(self.run));
+        for input in self.silence.tick(self.now, |id| id == run && frozen, |id| id == run && suspended) {
             self.step(&input);
         }
         self.step(&Input::Tick(self.now));

@@ -1,7 +1,7 @@
 //! A pause of the daemon and a suspension by a scheduler freeze no healthy run.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Node, Started, on_node, program, sentinel, wait_for};
+use integration::{Launch, NOBODY, Node, Started, on_node, program, sentinel, wait_for};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -119,6 +119,25 @@ fn a_run_that_a_scheduler_suspends_is_shown_so_and_goes_on_after_the_resume() ->
         fs::write(sentinel(node, "hang")?, "")?;
         run.freezes()?;
         node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "silent")?;
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn the_owner_does_not_undo_a_freeze_of_its_cgroup_by_somebody_else() -> Result<()> {
+    on_node("foreign-freeze", "", |node| {
+        let policy = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
+        let run = Launch::new("suspended", policy).user("nobody").start(node, ["sleep", "600"])?;
+        let freeze = run.cgroup().join("cgroup.freeze");
+        fs::write(&freeze, "1")?;
+        node.ctl_as(NOBODY, ["freeze", "suspended", "--reason", "x"])?.expect(0)?;
+        node.ctl_as(NOBODY, ["thaw", "suspended", "--reason", "x"])?.expect(4)?;
+        ensure!(fs::read_to_string(&freeze)?.trim() == "1");
+        node.ctl(["thaw", "suspended", "--reason", "x"])?.expect(0)?;
+        ensure!(fs::read_to_string(&freeze)?.trim() == "0");
+        // What the owner alone froze, the owner thaws.
+        node.ctl_as(NOBODY, ["freeze", "suspended", "--reason", "x"])?.expect(0)?;
+        node.ctl_as(NOBODY, ["thaw", "suspended", "--reason", "x"])?.expect(0)?;
         node.log_is_whole()
     })
 }

@@ -87,8 +87,9 @@ impl Detector for Rate {
         if time < self.over {
             return None;
         }
-        let score = (value - first) * self.per / time.0 as f64;
-        score.is_finite().then(|| Finding { found: self.side.of(score - self.limit) > 0.0, score })
+        // Finite, also where the change is not.
+        let score = ((value - first) * (self.per / time.0 as f64)).clamp(f64::MIN, f64::MAX);
+        Some(Finding { found: self.side.of(score - self.limit) > 0.0, score })
     }
 
     fn copy(&self) -> Box<dyn Detector> {

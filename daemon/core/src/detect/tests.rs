@@ -329,6 +329,12 @@ fn a_total_that_falls_was_reset_and_a_level_has_fallen() {
 }
 
 #[test]
+fn a_change_beyond_all_numbers_is_found() {
+    let found = scores(&rate(&[("per", Given::Time(Span::from_secs(86_400)))]).unwrap(), [(0, -1e308), (10, 1e308)]);
+    assert_eq!(found[1].1, Some(Finding { found: true, score: f64::MAX }));
+}
+
+#[test]
 fn a_thousand_values_a_second_are_a_bounded_window_with_the_same_rate() {
     let mut started = rate(&[]).unwrap().start(MonoTime(0));
     let mut last = None;

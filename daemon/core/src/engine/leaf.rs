@@ -31,7 +31,7 @@ pub(super) struct Sight<'a> {
     pub unread: &'a BTreeMap<(GpuId, Kind), String>,
     pub silent: &'a BTreeMap<String, String>,
     /// The run stands still, so that it reports nothing.
-    pub still: bool,
+    pub frozen: bool,
     /// Since when it is watched.
     pub registered: MonoTime,
     /// As earlier engines decided: a signal that cannot be read is absent.
@@ -144,6 +144,10 @@ impl Gauge {
     /// The value is no longer known. What it was does not clear, and `for` waits.
     fn forget(&mut self) {
         (self.known, self.last) = (false, None);
+    }
+
+    fn skip(&mut self, at: MonoTime, length: Span) {
+        self.last = self.last.map(|last| last.later(length).min(at));
     }
 
     fn truth(&self) -> Truth {
@@ -302,17 +306,28 @@ impl LeafState {
         }
     }
 
-    /// The daemon stood still for this long until `at`: the time counts neither as absence nor for `for`.
-    pub(super) fn paused(&mut self, test: &Test, at: MonoTime, length: Span) {
-        let later = |from: MonoTime| from.later(length).min(at);
-        if matches!(test, Test::Absent { .. }) {
-            self.at = self.at.map(later);
+    /// For this long until `at` nothing could come: the time does not count as absence.
+    pub(super) fn skip_silence(&mut self, test: &Test, at: MonoTime, length: Span) {
+        let is_absent = matches!(test, Test::Absent { .. });
+        if is_absent {
+            self.at = self.at.map(|from| from.later(length).min(at));
         }
-        for gauge in self.series.iter_mut().map(|(_, gauge)| gauge).chain([&mut self.whole]) {
-            gauge.last = gauge.last.map(later);
+        for (_, gauge) in &mut self.series {
+            if is_absent {
+                gauge.skip(at, length);
+            }
             if let Some(detector) = gauge.detector.as_mut() {
                 detector.skip(at, length);
             }
+        }
+    }
+
+    /// The daemon stood still for this long until `at`: the time counts neither as absence nor for `for`.
+    pub(super) fn paused(&mut self, test: &Test, at: MonoTime, length: Span) {
+        self.skip_silence(test, at, length);
+        if !matches!(test, Test::Absent { .. }) {
+            self.series.iter_mut().for_each(|(_, gauge)| gauge.skip(at, length));
+            self.whole.skip(at, length);
         }
     }
 
@@ -358,7 +373,7 @@ impl LeafState {
                     true => sight.is_blind(kind.source(), gpu),
                     false => sight.cannot_come(kind, gpu),
                 };
-                if hidden || sight.still {
+                if hidden || sight.frozen {
                     // Time in which it could not come does not count.
                     self.at = Some(now);
                     self.series.iter_mut().for_each(|(_, gauge)| gauge.last = Some(now));

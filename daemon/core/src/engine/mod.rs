@@ -109,6 +109,13 @@ impl State {
         self.containment(id).is_some_and(Containment::is_ordered_by_owner_alone)
     }
 
+    /// Somebody other than the owner wants the frozen run frozen. It changes what the owner may do, and no decision.
+    pub fn others_want_it_frozen(&mut self, id: RunId) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.others_want_it_frozen();
+        }
+    }
+
     /// The live runs that have GPUs: what comes of a GPU concerns no other run.
     pub fn on_gpus(&self) -> impl Iterator<Item = RunId> + '_ {
         self.on_gpus.iter().copied()

@@ -36,8 +36,8 @@ pub(super) struct RunState {
     observed: bool,
     /// Another state has it frozen, see [`super::State::set_frozen_by_others`].
     frozen_by_others: bool,
-    /// Its last [`Kind::Suspended`]: it stands still.
-    stands_still: bool,
+    /// It stands still by its last [`Kind::Suspended`]: until when that time is taken away from what is awaited of it.
+    stands_still: Option<MonoTime>,
     /// What failsafe would have done of itself while it was only watched, by what caused it, and what is no longer so after a thaw.
     held_back: BTreeMap<Upkeep, Because>,
     /// Frozen without a decision on record when it was taken up.
@@ -82,7 +82,7 @@ impl RunState {
             containment: recalled.taken_up(run.contained, run.registered),
             observed: false,
             frozen_by_others: false,
-            stands_still: false,
+            stands_still: None,
             held_back: BTreeMap::new(),
             unexplained: run.contained.unexplained,
             decisions: run.decisions,
@@ -151,6 +151,10 @@ impl RunState {
         &self.containment
     }
 
+    pub(super) fn others_want_it_frozen(&mut self) {
+        self.containment.others_want_it_frozen();
+    }
+
     pub(super) fn is_frozen(&self) -> bool {
         self.containment.is_frozen()
     }
@@ -160,11 +164,28 @@ impl RunState {
     }
 
     pub(super) fn is_suspended(&self) -> bool {
-        self.stands_still && !self.containment.is_frozen()
+        self.stands_still.is_some() && !self.containment.is_frozen()
+    }
+
+    /// By the sensor, it stands still or does not.
+    pub(super) fn note_suspension(&mut self, stands_still: bool, at: MonoTime) {
+        self.skip_suspension(at);
+        self.stands_still = stands_still.then(|| self.stands_still.unwrap_or(at));
+    }
+
+    /// Time in which it stands still is no silence. It is taken away, and the time does not begin anew: a run that stops itself for a
+    /// moment again and again is found as silent all the same.
+    pub(super) fn skip_suspension(&mut self, at: MonoTime) {
+        if let Some(until) = self.stands_still.as_mut().filter(|until| **until < at) {
+            let length = at.since(std::mem::replace(until, at));
+            self.trees.iter_mut().flatten().for_each(|tree| tree.suspended(at, length));
+        }
     }
 
     /// The daemon stood still: what is awaited of the run had no time to come, and no condition is known to have held.
     pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
+        self.skip_suspension(MonoTime(at.0.saturating_sub(length.0)));
+        self.stands_still = self.stands_still.map(|_| at);
         self.blindness.paused(self.registered, at, length);
         self.rules.iter_mut().for_each(|rule| rule.paused(at, length));
         self.trees.iter_mut().flatten().for_each(|tree| tree.paused(at, length));

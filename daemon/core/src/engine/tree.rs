@@ -154,13 +154,20 @@ impl TreeState {
 
     /// The daemon stood still for this long until `at`.
     pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
+        self.instances.iter_mut().for_each(|instance| instance.paused(at, length));
+        self.each_leaf(|leaf, test| leaf.paused(test, at, length));
+    }
+
+    /// The run was suspended for this long until `at`.
+    pub(super) fn suspended(&mut self, at: MonoTime, length: Span) {
+        self.each_leaf(|leaf, test| leaf.skip_silence(test, at, length));
+    }
+
+    fn each_leaf(&mut self, mut act: impl FnMut(&mut LeafState, &Test)) {
         let TreeState { program, shared, instances, .. } = self;
-        instances.iter_mut().for_each(|instance| instance.paused(at, length));
         let states = std::iter::once(shared).chain(instances.iter_mut().map(|instance| &mut instance.own));
         for state in states {
-            for (leaf, state) in program.leaves.iter().zip(state) {
-                state.paused(&leaf.test, at, length);
-            }
+            program.leaves.iter().zip(state).for_each(|(leaf, state)| act(state, &leaf.test));
         }
     }
 

@@ -52,7 +52,7 @@ impl Watch {
     }
 
     fn at(&mut self, seconds: u64) -> Option<Silent> {
-        match self.silence.tick(s(seconds), |_| false).pop()? {
+        match self.silence.tick(s(seconds), |_| false, |_| false).pop()? {
             Input::Silent(silent) => Some(silent),
             other => panic!("{other:?}"),
         }
@@ -101,7 +101,7 @@ fn a_frozen_run_is_not_asked_for_metrics() {
     let mut watch = Watch::of(&policy(", stale = \"5s\"", ""));
     watch.silence.heard(watch.id, "loss", s(1));
     for at in 2..100 {
-        assert!(watch.silence.tick(s(at), |_| true).is_empty());
+        assert!(watch.silence.tick(s(at), |_| true, |_| false).is_empty());
     }
     assert!(watch.at(104).is_none(), "the thaw was at 99 s");
     assert!(watch.at(105).is_some());
@@ -123,14 +123,14 @@ fn what_a_tick_finds_of_one_run_is_one_input_with_short_texts() {
     let policy = parse("p", &text).unwrap_or_else(|e| panic!("{e}"));
     let mut watch = Watch::of(&policy);
     watch.silence.heard(watch.id, "M1", s(1));
-    let found = watch.silence.tick(s(3), |_| false);
+    let found = watch.silence.tick(s(3), |_| false, |_| false);
     let [Input::Missing(missing)] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((missing.metrics.len(), missing.rules.len()), (METRICS, NAMED + 1));
     assert_eq!(missing.rules.last().unwrap(), "and 1016 more");
     assert!(missing.metrics["m1"].contains("the run reports `M1`"), "{}", missing.metrics["m1"]);
     let gap = missing.gap();
     assert!(gap.blind && gap.what.contains("and 248 more") && gap.what.len() < 1_500, "{}", gap.what);
-    assert!(watch.silence.tick(s(4), |_| false).is_empty(), "reported once");
+    assert!(watch.silence.tick(s(4), |_| false, |_| false).is_empty(), "reported once");
     assert!(watch.silence.heard(watch.id, "m7", s(5)).unwrap().rules.len() <= NAMED + 1);
 }
 
@@ -151,4 +151,16 @@ fn a_pause_of_the_daemon_is_not_counted_and_changes_no_usual_interval() {
     watch.silence.paused(s(1_019), Span::from_secs(1_000));
     watch.silence.heard(watch.id, "loss", s(1_020));
     assert!(watch.at(1_035).is_some(), "a metric that comes every second is missing after 10 of them");
+}
+
+#[test]
+fn the_time_of_a_suspension_is_taken_away_and_does_not_begin_anew() {
+    let mut watch = Watch::of(&policy("", "[metrics]\ngrace = \"1m\"\nstale = \"30s\"\n"));
+    watch.silence.heard(watch.id, "loss", s(10));
+    assert!(watch.at(10).is_none());
+    // Suspended for 3 s of each 10 s.
+    for at in 11..=52 {
+        assert!(watch.silence.tick(s(at), |_| false, |_| at % 10 < 3).is_empty(), "{at}");
+    }
+    assert!(watch.at(54).is_none() && watch.at(55).is_some(), "31 s of 45 s count");
 }

@@ -42,7 +42,7 @@ impl LeafState {
         let hidden = test.kind().is_some_and(|kind| sight.cannot_come(kind, gpu));
         for (_, gauge) in &mut self.series {
             let Some(detector) = gauge.detector.as_mut() else { continue };
-            if hidden || sight.still {
+            if hidden || sight.frozen {
                 detector.skip(now, Span(u64::MAX));
             }
             if let Some(finding) = detector.wait(now) {

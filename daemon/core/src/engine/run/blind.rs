@@ -34,6 +34,7 @@ impl RunState {
                 self.decide_blind(policy, now, Vec::new(), out);
             }
         }
+        self.skip_suspension(now);
         self.judge_trees(policy, now, out);
     }
 

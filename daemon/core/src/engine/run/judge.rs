@@ -17,7 +17,7 @@ impl RunState {
     pub(in crate::engine) fn signal(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
         self.blindness.hear(signal);
         if let (Kind::Suspended, Value::Integer(still)) = (&signal.kind, &signal.value) {
-            self.stands_still = *still != 0;
+            self.note_suspension(*still != 0, signal.at);
         }
         if let Value::Event(event) = &signal.value {
             self.event_upkeep(policy, event, signal, out);
@@ -187,7 +187,7 @@ impl RunState {
             blind: &self.blindness.sensors,
             unread: &self.blindness.unread,
             silent: &self.blindness.silent,
-            still: self.containment.is_frozen() || self.frozen_by_others || self.stands_still,
+            frozen: self.containment.is_frozen() || self.frozen_by_others,
             registered: self.registered,
             unread_is_absent: self.is_as_engine_before(UNREAD_IS_UNKNOWN),
             judges_real: !self.is_as_engine_before(REAL_TRIPS_AGAIN),

@@ -68,9 +68,41 @@ fn a_suspension_by_a_scheduler_is_no_silence_and_no_stall() {
         assert!(b.state.is_suspended(b.run) && !b.state.is_frozen(b.run));
         b.suspended(3_600_000, false);
         assert!(!b.state.is_suspended(b.run));
-        assert!(b.tick(3_800_000).is_empty(), "{when}: the time after the resume counts from the resume");
-        assert_eq!(rules(&b.tick(3_900_000)), ["tree"], "{when}");
+        // The second before the suspension counts.
+        assert!(b.tick(3_898_900).is_empty(), "{when}: the suspension is taken away");
+        assert_eq!(rules(&b.tick(3_899_000)), ["tree"], "{when}");
         assert!(b.replay(ENGINE).identical());
+    }
+}
+
+#[test]
+fn a_run_that_stops_itself_again_and_again_hides_no_silence() {
+    for when in SILENT {
+        let mut b = bench(when);
+        b.step_value(0, 1);
+        // It stops for 3 s of each 20 s.
+        let found = (1..100).find(|n| {
+            let begin = n * 20_000;
+            let mut decided = b.suspended(begin - 3_000, true);
+            decided.extend(b.tick(begin - 1_000));
+            decided.extend(b.suspended(begin, false));
+            decided.extend(b.tick(begin));
+            !decided.is_empty()
+        });
+        assert_eq!(found, Some(18), "{when}: 17 s of each 20 s are silent, 300 s in 18 rounds");
+    }
+}
+
+#[test]
+fn for_counts_while_a_run_is_suspended() {
+    for when in [
+        "signal = \"process.suspended\", above = 0, for = \"1m\"",
+        "all = [{ signal = \"process.suspended\", above = 0 }, { signal = \"process.suspended\", above = 0 }], for = \"1m\"",
+    ] {
+        let mut b = bench(when);
+        assert!(b.suspended(0, true).is_empty());
+        let decided: Vec<Decision> = (1..=16).flat_map(|n| b.suspended(n * 4_000, true)).collect();
+        assert_eq!((rules(&decided), decided[0].at), (vec!["tree".to_owned()], at(60_000)), "{when}");
     }
 }
 
