@@ -50,8 +50,16 @@ enum Command {
 
 const OK: ExitCode = ExitCode::SUCCESS;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     heap::keep_large_blocks_apart();
+    work().unwrap_or_else(|error| {
+        // A whole line, without the backtrace that a variable of the environment may ask for.
+        eprintln!("failsafed: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn work() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     match args.command {
         Some(Command::NvmlSampler(args)) => return failsafed::sensors::nvml::sampler_main(args).map(|()| OK),

@@ -22,6 +22,8 @@ pub const MOST_BYTES: u64 = 256 << 10;
 pub const MOST_LISTED: usize = 256;
 /// The ending of their files.
 const ENDING: &str = ".toml";
+/// The end of the name of a file of tests, without [`ENDING`].
+const TESTS: &str = ".test";
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 const OTHERS_READ: u32 = 0o004;
@@ -120,7 +122,8 @@ pub fn list(folder: &Path) -> Result<(Vec<(String, Result<NamedPolicy, NamedErro
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_str().and_then(|name| name.strip_suffix(ENDING));
-        names.extend(name.filter(|name| is_name(name)).map(str::to_owned));
+        // Beside a policy lie its tests, which are no policy.
+        names.extend(name.filter(|name| is_name(name) && !name.ends_with(TESTS)).map(str::to_owned));
     }
     names.sort_unstable();
     let more = names.len().saturating_sub(MOST_LISTED);
@@ -232,6 +235,7 @@ mod tests {
         let broken = why(folder.path(), "broken");
         assert!(broken.contains("broken.toml:2:"), "{broken}");
         fs::write(folder.path().join("notes.txt"), "").unwrap();
+        fs::write(folder.path().join("trainer.test.toml"), "[[test]]\n").unwrap();
         let (all, more) = list(folder.path()).unwrap();
         let names: Vec<(&str, bool)> = all.iter().map(|(name, found)| (name.as_str(), found.is_ok())).collect();
         assert_eq!((names.as_slice(), more), ([("broken", false), ("trainer", true)].as_slice(), 0));

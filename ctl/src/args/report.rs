@@ -12,7 +12,7 @@ pub struct ReportArgs {
     #[arg(value_parser = metric)]
     pub name: String,
     /// Its value; `nan` and `inf` are values too.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_hyphen_values = true, value_parser = number)]
     pub value: f64,
     /// The training step.
     pub step: Option<u64>,
@@ -24,6 +24,10 @@ pub struct ReportArgs {
     pub metrics_socket: PathBuf,
     #[command(flatten)]
     pub output: Output,
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number such as 2.31, nan or inf".to_owned())
 }
 
 fn metric(text: &str) -> Result<String, String> {
