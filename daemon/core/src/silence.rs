@@ -7,8 +7,8 @@
 //!
 //! Owned by the pipeline, like [`crate::xid::Storms`]: what it finds enters the engine as an input, so that a recording holds
 //! it, and a recording from before there was such an input replays to what was decided then. While a run is frozen or suspended it
-//! cannot report, and while the daemon stands still nobody can: that time does not count. Invariant: what a tick finds of one run is one input, so that the work of a tick is that of the
-//! metrics, whatever the policy of the run.
+//! cannot report, and while the daemon stands still nobody can: that time does not count. Invariant: what a tick finds of one run is
+//! one input, so that the work of a tick is that of the metrics, whatever the policy of the run.
 
 use crate::{
     input::{Input, Missing, Run, Silent, named},
@@ -112,7 +112,7 @@ impl Silence {
 
     /// The daemon stood still for this long until `at`: nothing could be reported.
     pub fn paused(&mut self, at: MonoTime, length: Span) {
-        self.ticked = self.ticked.later(length).min(at);
+        self.ticked = self.ticked.skip(length, at);
         self.runs
             .values_mut()
             .flat_map(|watched| watched.needed.values_mut())
@@ -167,8 +167,8 @@ fn input(run: RunId, at: MonoTime, mut metrics: BTreeMap<String, String>, rules:
 impl Needed {
     /// For this long until `at` nothing could come.
     fn skip(&mut self, at: MonoTime, length: Span) {
-        self.from = self.from.later(length).min(at);
-        self.last = self.last.map(|last| last.later(length).min(at));
+        self.from = self.from.skip(length, at);
+        self.last = self.last.map(|last| last.skip(length, at));
     }
 
     fn is_missing(&self, now: MonoTime) -> bool {

@@ -15,9 +15,10 @@ impl MonoTime {
         Span(self.0.saturating_sub(earlier.0))
     }
 
-    /// The instant that is this much later.
-    pub fn later(self, by: Span) -> MonoTime {
-        MonoTime(self.0.saturating_add(by.0))
+    /// The same instant, where the time of this length until `at` does not count: this much later, and not behind `at`. It never moves
+    /// back.
+    pub fn skip(self, length: Span, at: MonoTime) -> MonoTime {
+        MonoTime(self.0.saturating_add(length.0)).min(at).max(self)
     }
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::integer;
 use crate::platform::cgroup::CgroupError;
-use crate::platform::{Cgroup, ProcFs, ProcessId, proc};
+use crate::platform::{Cgroup, Members, ProcFs, ProcessId, proc};
 
 /// Levels are read for this long at most: a run may have tens of thousands.
 const LEVELS: Duration = Duration::from_millis(50);
@@ -171,13 +171,11 @@ impl RunReader {
         let idle = last.is_some();
         if let Some(mut last) = last.filter(|last| now.duration_since(last.at) < IDLE) {
             if !std::mem::replace(&mut last.idle, true) {
-                last.usage.suspended = self.is_suspended(cgroup)?;
+                last.usage.suspended = self.is_suspended(cgroup, &members(cgroup)?)?;
             }
             return Ok(self.last.insert(last).usage.clone());
         }
-        let mut usage = self.full(cgroup, cpu)?;
-        // What stands still uses no CPU time: a run that works is not looked at, whatever the number of its processes.
-        usage.suspended = idle && self.is_suspended(cgroup)?;
+        let usage = self.full(cgroup, cpu, idle)?;
         // The CPU time before the read: what the run uses during it counts as not yet seen.
         self.last = cpu.map(|cpu_usec| Last { usage: usage.clone(), cpu_usec, at: now, idle });
         Ok(usage)
@@ -185,13 +183,12 @@ impl RunReader {
 
     /// Whether the run stands still: the kernel has it frozen, or each of its processes is stopped by a signal (as by `scontrol suspend`). A
     /// process that is not looked at in time counts as one that runs. One that a tracer stopped does too: its other threads may run.
-    fn is_suspended(&self, cgroup: &Cgroup) -> Result<bool, CgroupError> {
+    fn is_suspended(&self, cgroup: &Cgroup, members: &Members) -> Result<bool, CgroupError> {
         let events = cgroup.events()?;
         if !events.populated || events.frozen {
             return Ok(events.populated);
         }
         let until = Instant::now() + LEVELS;
-        let members = cgroup.procs_until(until)?;
         let mut stopped = false;
         for pid in &members.ids {
             if Instant::now() >= until {
@@ -221,12 +218,14 @@ impl RunReader {
     /// # Errors
     /// Vanished when the cgroup was removed; else when the kernel refuses a read.
     pub fn read(&mut self, cgroup: &Cgroup) -> Result<RunUsage, CgroupError> {
-        self.full(cgroup, Self::cpu_now(cgroup)?)
+        self.full(cgroup, Self::cpu_now(cgroup)?, false)
     }
 
-    /// All but the CPU time of its cgroup, which was read just before.
-    fn full(&mut self, cgroup: &Cgroup, cpu_files: Option<u64>) -> Result<RunUsage, CgroupError> {
-        let members = cgroup.procs_until(Instant::now() + LEVELS)?;
+    /// All but the CPU time of its cgroup, which was read just before. What stands still uses no CPU time: whether a run that is not
+    /// `idle` is suspended is not looked at, whatever the number of its processes.
+    fn full(&mut self, cgroup: &Cgroup, cpu_files: Option<u64>, idle: bool) -> Result<RunUsage, CgroupError> {
+        let members = members(cgroup)?;
+        let suspended = idle && self.is_suspended(cgroup, &members)?;
         let (pids, all) = (members.ids, members.complete);
         let from_files = optional(cgroup, "memory.current")?.and_then(|b| parse_number(&b));
         let faults = optional(cgroup, "memory.stat")?.and_then(|b| parse_field(&b, "pgfault"));
@@ -244,7 +243,7 @@ impl RunReader {
             cpu_usec: now.map(|_| self.cpu_usec),
             cpu_source: source(cpu_files),
             processes: pids.len() as u64,
-            suspended: false,
+            suspended,
             complete: all,
             psi: Psi {
                 cpu: pressure(cgroup, "cpu.pressure")?,
@@ -293,6 +292,11 @@ impl RunReader {
             page_faults: now.page_faults,
         })
     }
+}
+
+/// The processes of a run, as many as can be listed in time.
+fn members(cgroup: &Cgroup) -> Result<Members, CgroupError> {
+    cgroup.procs_until(Instant::now() + LEVELS)
 }
 
 /// Signals of this sensor that a run in a cgroup below `parent` (a path below the mount) does not have on this node, each with

@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub const UNPACED: u32 = 100_000;
 /// Those of a node whose configuration says nothing.
 pub const DEFAULT_PACE: u32 = 200;
-const POLICY: &str = r#"
+/// Of a run that does nothing: an egress list and one rule.
+pub const POLICY: &str = r#"
 [policy]
 name = "idle"
 owner = "bench@example.org"

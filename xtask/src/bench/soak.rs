@@ -1,7 +1,7 @@
 //! Many short runs, one after the other: memory, descriptors, threads, pins and cgroups of the daemon after each tenth of them. All
 //! of them must stay flat.
 
-use super::{Args, footprint::rss_mib, report::Report};
+use super::{Args, crowd::POLICY, footprint::rss_mib, report::Report};
 use crate::{
     daemon::{Daemon, Options},
     interrupt,
@@ -24,18 +24,6 @@ const MARKS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Times that descriptors are counted.
 const SETTLED: usize = 10;
-const POLICY: &str = r#"
-[policy]
-name = "soak"
-owner = "bench@example.org"
-[egress]
-allow = [{ cidr = "127.0.0.0/8" }]
-[[rule]]
-id = "memory"
-rationale = "bench"
-when = { signal = "memory.used", above = "1 TiB" }
-actions = ["notify"]
-"#;
 
 /// What the daemon holds while it has no run.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +47,7 @@ pub fn run(args: &Args) -> Result<Report> {
     report.condition("run", "`failsafectl run -- true` under a policy with egress and one rule");
     let options = Options { name: "soak", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
     let mut daemon = Daemon::start(&options, tempfile::tempdir().context("making a folder")?)?;
-    let policy = daemon.folder().join("soak.toml");
+    let policy = daemon.folder().join("idle.toml");
     fs::write(&policy, POLICY).context("writing the policy")?;
     // Of the first runs: what is made once is made by then.
     start(&daemon, &policy, 0..args.runs.div_ceil(MARKS))?;

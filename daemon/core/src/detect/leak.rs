@@ -1,10 +1,13 @@
 //! A leak: memory that grows towards its limit. The slope over a time, and from it the time until the limit is reached.
 //!
-//! Only a slope that is certain counts. The window is thinned to [`POINTS`] points, each the last value of its part of the time.
+//! Only a slope that is certain counts. The window is thinned to [`PARTS`] points, each the last value of its part of the time.
 
-use super::{Detect, Detector, Finding, Param, Range, Sample, Spec, no_check, plateau::Line};
+use super::{
+    Detect, Detector, Finding, Param, Range, Sample, Spec, no_check,
+    plateau::Line,
+    points::{PARTS, Points},
+};
 use crate::time::{MonoTime, Span};
-use std::collections::VecDeque;
 
 pub(super) const SPEC: Spec = Spec {
     name: "leak",
@@ -29,29 +32,20 @@ pub(super) const SPEC: Spec = Spec {
     ],
     waits: false,
     check: no_check,
-    bytes: |_| (POINTS + 2) * size_of::<(MonoTime, f64)>(),
+    bytes: |_| Points::bytes(ROOM),
     start,
 };
 
-/// Points of the window.
-const POINTS: usize = 128;
+/// The points of the window, and the one that came last.
+const ROOM: usize = PARTS + 2;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Leak {
     limit: f64,
     within: f64,
     over: Span,
     certain: f64,
-    points: VecDeque<(MonoTime, f64)>,
-}
-
-impl Clone for Leak {
-    fn clone(&self) -> Leak {
-        // The copy of a deque has the room for what is in it only.
-        let mut points = VecDeque::with_capacity(POINTS + 2);
-        points.extend(&self.points);
-        Leak { points, ..*self }
-    }
+    window: Points,
 }
 
 fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
@@ -60,18 +54,18 @@ fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
         within: seconds(detect.time("within")),
         over: detect.time("over"),
         certain: detect.number("certain"),
-        points: VecDeque::with_capacity(POINTS + 2),
+        window: Points::new(ROOM, detect.time("over")),
     })
 }
 
 impl Detector for Leak {
     fn take(&mut self, Sample { value, at, .. }: Sample) -> Option<Finding> {
         self.push(value, at);
-        let (first, _) = *self.points.front()?;
-        if self.points.len() < 8 || at.since(first).0 < self.over.0 / 2 {
+        let (first, _) = *self.window.points.front()?;
+        if self.window.points.len() < 8 || at.since(first).0 < self.over.0 / 2 {
             return None;
         }
-        let line = Line::through(self.points.iter().map(|(at, value)| (seconds(at.since(first)), *value)));
+        let line = Line::through(self.window.points.iter().map(|(at, value)| (seconds(at.since(first)), *value)));
         let left = (self.limit - value).max(0.0) / line.slope;
         let certain = line.slope > 0.0 && line.slope > self.certain * line.error && left.is_finite();
         // What does not grow never reaches it.
@@ -92,18 +86,14 @@ impl Detector for Leak {
 
 impl Leak {
     fn push(&mut self, value: f64, at: MonoTime) {
-        while self.points.front().is_some_and(|(first, _)| at.since(*first) > self.over) {
-            self.points.pop_front();
+        while self.window.points.front().is_some_and(|(first, _)| at.since(*first) > self.over) {
+            self.window.points.pop_front();
         }
-        let part = self.over.0 / POINTS as u64;
-        let before = |n: usize| self.points.len().checked_sub(n).and_then(|n| self.points.get(n));
-        if before(2).zip(before(1)).is_some_and(|((before, _), (last, _))| last.since(*before).0 < part) {
-            self.points.pop_back();
+        self.window.thin();
+        if self.window.points.len() > PARTS {
+            self.window.points.pop_front();
         }
-        if self.points.len() > POINTS {
-            self.points.pop_front();
-        }
-        self.points.push_back((at, value));
+        self.window.points.push_back((at, value));
     }
 }
 

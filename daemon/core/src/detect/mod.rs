@@ -23,6 +23,7 @@ mod leak;
 mod page_hinkley;
 mod param;
 mod plateau;
+mod points;
 mod psi;
 mod quantile;
 mod rate;

@@ -1,12 +1,14 @@
 //! A rate: how much the value has changed over a time, for each unit of time.
 //!
 //! It is the change between the value that came last and the newest value that is at least the window old, divided by the time between
-//! them. The window is thinned to [`POINTS`] points, each the last value of its part of the time. Of a total, a value below the one
+//! them. The window is thinned to [`PARTS`] points, each the last value of its part of the time. Of a total, a value below the one
 //! before it is a reset: what was before it says nothing of what is now.
 
-use super::{Detect, Detector, Finding, Param, Range, Sample, Side, Spec};
+use super::{
+    Detect, Detector, Finding, Param, Range, Sample, Side, Spec,
+    points::{PARTS, Points},
+};
 use crate::time::{MonoTime, Span};
-use std::collections::VecDeque;
 
 pub(super) const SPEC: Spec = Spec {
     name: "rate",
@@ -39,33 +41,22 @@ pub(super) const SPEC: Spec = Spec {
         ("total", true) => Err(("limit", "not below 0, as a total does not fall".to_owned())),
         _ => Ok(()),
     },
-    bytes: |_| ROOM * size_of::<(MonoTime, f64)>(),
+    bytes: |_| Points::bytes(ROOM),
     start,
 };
 
 const OF: &[&str] = &["level", "total"];
-/// Parts of the window.
-const POINTS: usize = 128;
 /// One for each part, the one before the window, and the one that came last.
-const ROOM: usize = POINTS + 4;
+const ROOM: usize = PARTS + 4;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Rate {
     limit: f64,
     per: f64,
     over: Span,
     total: bool,
     side: Side,
-    points: VecDeque<(MonoTime, f64)>,
-}
-
-impl Clone for Rate {
-    fn clone(&self) -> Rate {
-        // The copy of a deque has the room for what is in it only.
-        let mut points = VecDeque::with_capacity(ROOM);
-        points.extend(&self.points);
-        Rate { points, ..*self }
-    }
+    window: Points,
 }
 
 fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
@@ -75,14 +66,14 @@ fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
         over: detect.time("over"),
         total: detect.choice("of") == "total",
         side: detect.side(),
-        points: VecDeque::with_capacity(ROOM),
+        window: Points::new(ROOM, detect.time("over")),
     })
 }
 
 impl Detector for Rate {
     fn take(&mut self, Sample { value, at, .. }: Sample) -> Option<Finding> {
         self.push(value, at);
-        let (first_at, first) = *self.points.front()?;
+        let (first_at, first) = *self.window.points.front()?;
         let time = at.since(first_at);
         if time < self.over {
             return None;
@@ -99,17 +90,14 @@ impl Detector for Rate {
 
 impl Rate {
     fn push(&mut self, value: f64, at: MonoTime) {
-        if self.total && self.points.back().is_some_and(|(_, last)| value < *last) {
-            self.points.clear();
+        if self.total && self.window.points.back().is_some_and(|(_, last)| value < *last) {
+            self.window.points.clear();
         }
-        let part = self.over.0 / POINTS as u64;
-        let before = |n: usize| self.points.len().checked_sub(n).and_then(|n| self.points.get(n));
-        if before(2).zip(before(1)).is_some_and(|((before, _), (last, _))| last.since(*before).0 < part) {
-            self.points.pop_back();
+        self.window.thin();
+        let points = &mut self.window.points;
+        while points.len() == ROOM || points.get(1).is_some_and(|(next, _)| at.since(*next) >= self.over) {
+            points.pop_front();
         }
-        while self.points.len() == ROOM || self.points.get(1).is_some_and(|(next, _)| at.since(*next) >= self.over) {
-            self.points.pop_front();
-        }
-        self.points.push_back((at, value));
+        points.push_back((at, value));
     }
 }

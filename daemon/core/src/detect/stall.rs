@@ -50,7 +50,7 @@ impl Detector for Stall {
     }
 
     fn skip(&mut self, now: MonoTime, length: Span) {
-        self.moved = self.moved.later(length).min(now.max(self.moved));
+        self.moved = self.moved.skip(length, now);
     }
 
     fn copy(&self) -> Box<dyn Detector> {

@@ -147,7 +147,7 @@ impl Gauge {
     }
 
     fn skip(&mut self, at: MonoTime, length: Span) {
-        self.last = self.last.map(|last| last.later(length).min(at));
+        self.last = self.last.map(|last| last.skip(length, at));
     }
 
     fn truth(&self) -> Truth {
@@ -310,7 +310,7 @@ impl LeafState {
     pub(super) fn skip_silence(&mut self, test: &Test, at: MonoTime, length: Span) {
         let is_absent = matches!(test, Test::Absent { .. });
         if is_absent {
-            self.at = self.at.map(|from| from.later(length).min(at));
+            self.at = self.at.map(|from| from.skip(length, at));
         }
         for (_, gauge) in &mut self.series {
             if is_absent {

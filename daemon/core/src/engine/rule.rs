@@ -113,7 +113,7 @@ impl RuleState {
     /// The daemon stood still for this long until `at`: it is not known how the values were meanwhile.
     pub(super) fn paused(&mut self, at: MonoTime, length: Span) {
         for (_, level) in self.levels.iter_mut() {
-            level.since = level.since.map(|since| since.later(length).min(at));
+            level.since = level.since.map(|since| since.skip(length, at));
         }
     }
 

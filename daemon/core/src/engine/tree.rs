@@ -143,13 +143,7 @@ impl TreeState {
 
     /// A sensor lost something.
     pub(super) fn lost(&mut self, source: Source, at: MonoTime) {
-        let TreeState { program, shared, instances, .. } = self;
-        let states = std::iter::once(shared).chain(instances.iter_mut().map(|instance| &mut instance.own));
-        for state in states {
-            for (leaf, state) in program.leaves.iter().zip(state) {
-                state.lost(&leaf.test, source, at);
-            }
-        }
+        self.each_leaf(|leaf, test| leaf.lost(test, source, at));
     }
 
     /// The daemon stood still for this long until `at`.
@@ -203,16 +197,12 @@ impl TreeState {
         if rule.mode == Mode::Observe {
             return;
         }
-        let TreeState { program, shared, instances, .. } = self;
-        let states = std::iter::once(shared).chain(instances.iter_mut().map(|instance| &mut instance.own));
-        for state in states {
-            for (leaf, state) in program.leaves.iter().zip(state) {
-                if leaf.test.event().is_some_and(|event| !policy.observes_event(event)) {
-                    state.forget_would_be();
-                }
+        self.each_leaf(|leaf, test| {
+            if test.event().is_some_and(|event| !policy.observes_event(event)) {
+                leaf.forget_would_be();
             }
-        }
-        for instance in instances.iter_mut().filter(|instance| instance.held_back) {
+        });
+        for instance in self.instances.iter_mut().filter(|instance| instance.held_back) {
             instance.rearm();
             instance.last_trip = None;
         }

@@ -62,7 +62,7 @@ impl Blindness {
     pub(super) fn paused(&mut self, registered: MonoTime, at: MonoTime, length: Span) {
         for source in self.needs.iter().copied().filter(|source| sampled(*source)) {
             let heard = self.heard.entry(source).or_insert(registered);
-            *heard = heard.later(length).min(at);
+            *heard = heard.skip(length, at);
         }
     }
 

@@ -129,7 +129,7 @@ impl Stopwatch {
     }
 
     fn skip(&mut self, at: MonoTime, length: Span) {
-        self.since = self.since.map(|since| since.later(length).min(at));
+        self.since = self.since.map(|since| since.skip(length, at));
     }
 
     fn reset(&mut self) {
